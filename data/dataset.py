@@ -1,0 +1,110 @@
+"""The contract of a data set, and the one pipeline that feeds every training run.
+
+    (1)  batch i of a run holds the examples numbered i·B … (i+1)·B − 1 of an endless stream
+    (2)  example n is record π_e(n mod N) of epoch e = ⌊n/N⌋, π_e the permutation of Philox(seed, e)
+
+So a batch is a pure function of (seed, i): the position i is all that a checkpoint has to hold. Each process reads its
+own slice of every batch, and the whole batch is the same for any number of processes.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, SupportsIndex
+
+import grain
+import numpy as np
+from jaxtyping import Int
+
+Arrays = dict[str, np.ndarray]
+
+
+class MissingData(Exception):
+    """The records are not where they were looked for. The message names the command that fetches them."""
+
+
+class UnknownData(Exception):
+    """No set, or no split, of that name. The message names the nearest ones."""
+
+
+class Source(ABC):
+    """Random access to one split. Subclasses define `__len__` and `read`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        ...
+
+    @abstractmethod
+    def read(self, records: Int[np.ndarray, " b"], seed: int, numbers: Int[np.ndarray, " b"]) -> Arrays:
+        """A batch in model space.
+
+        Args:
+          records: which records.
+          seed, numbers: identify each example in the run's endless stream, for augmentation that is a pure function.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(ABC):
+    """Base of all data sets."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one example's `x`."""
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of `label`; 0 where the set has none."""
+        return 0
+
+    @abstractmethod
+    def source(self, split: str) -> Source:
+        """The records of `train` or `test`."""
+
+    def arrays(self, split: str, limit: int) -> Arrays:
+        """The first `limit` records of a split, unaugmented, for metrics and pictures."""
+        source = self.source(split)
+        records = np.arange(min(limit, len(source)))
+        return source.read(records, seed=-1, numbers=records)
+
+
+@lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
+    """π_e of (2)."""
+    return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(size)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The endless stream of one process's batches, as a grain random-access source: item i is batch i."""
+
+    source: Source
+    batch_size: int  # of all processes together
+    seed: int
+    process: int = 0
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        if self.batch_size % self.processes:
+            raise ValueError(f"batch_size={self.batch_size} does not divide over {self.processes} processes")
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, position: SupportsIndex) -> Arrays:
+        share = self.batch_size // self.processes
+        first = int(position) * self.batch_size + self.process * share
+        numbers = np.arange(first, first + share)
+        size = len(self.source)
+        epochs = numbers // size
+        records = np.concatenate(
+            [permutation(self.seed, int(e), size)[numbers[epochs == e] % size] for e in np.unique(epochs)]
+        )
+        return self.source.read(records, self.seed, numbers)
+
+
+def stream(batches: Batches, threads: int = 2) -> Any:
+    """A grain iterator over `batches`, read ahead by threads; `get_state` and `set_state` hold the position."""
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))

@@ -1,0 +1,1 @@
+"""One objective a file; every loss returns one value an example. Nothing here is global."""

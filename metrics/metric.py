@@ -1,0 +1,35 @@
+"""The contract of a metric: `(evaluation) → {name: number}`, measured on a run's averaged parameters."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from data.dataset import Dataset
+from models.model import Model, Variables
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a metric may look at."""
+
+    model: Model
+    variables: Variables  # averaged parameters
+    data: Dataset
+    draw: Callable[[int], Float[np.ndarray, "n *s"]]  # the run's first n samples, drawn once
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(ABC):
+    """Base of all metrics."""
+
+    @abstractmethod
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        ...
+
+
+def flat(x: Float[np.ndarray, "n *s"]) -> Float[np.ndarray, "n d"]:
+    """Examples as float64 vectors."""
+    return np.asarray(x, np.float64).reshape(len(x), -1)

@@ -1,0 +1,34 @@
+"""Embeddings of the noise level and the class, shared by all denoising networks.
+
+    (1)  e(c) = [cos(ω_k c), sin(ω_k c)],  ω_k = 10⁻⁴ᵏ⁄ᴷ,  k = 0 … K−1       DDPM, 2006.11239 app. B; 1706.03762 §3.5
+"""
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+
+def sinusoidal(c: Float[Array, " b"], features: int, max_period: float = 1e4) -> Float[Array, "b features"]:
+    """Eq. (1); `features` must be even. c is on the scale of DDPM's step index, 0…1000."""
+    half = features // 2
+    frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / half)
+    angles = c.astype(jnp.float32)[:, None] * frequencies[None, :]
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class Conditioning(nn.Module):
+    """Noise level and class as one vector: Dense(silu(Dense(e(c)))) + a row of a table."""
+
+    features: int  # width of the result
+    base: int  # width of the sinusoidal embedding
+    num_classes: int = 0  # 0: unconditional. The table has one row more, for "no class".
+
+    @nn.compact
+    def __call__(self, noise: Float[Array, " b"], label: Int[Array, " b"] | None = None) -> Float[Array, "b features"]:
+        hidden = nn.Dense(self.features, name="hidden")(sinusoidal(noise, self.base))
+        out = nn.Dense(self.features, name="out")(nn.silu(hidden))
+        if self.num_classes:
+            index = jnp.full(noise.shape, self.num_classes) if label is None else label
+            index = jnp.where(index < 0, self.num_classes, index)
+            out = out + nn.Embed(self.num_classes + 1, self.features, name="label")(index)
+        return out

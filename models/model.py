@@ -1,0 +1,49 @@
+"""What every model is: a frozen dataclass of settings with pure methods, and `variables` passed in and out.
+
+`variables` is `{"params": …, "state": …}`: what the optimiser sees, and what it does not (codebook sums, batch
+statistics; empty for most). A batch is a dict with `x` and, where the set has them, `label`.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flax import linen as nn
+from jaxtyping import Array, Float, Int, Key
+
+Variables = Mapping[str, Any]
+Batch = Mapping[str, Array]
+Condition = Mapping[str, Array] | None
+
+NULL_LABEL = -1  # "no class": a class-conditional network answers unconditionally
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """Base of all models. Each family adds its own methods (see `Denoiser`)."""
+
+    @abstractmethod
+    def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
+        """Fresh variables for data shaped like `batch`."""
+
+
+class Net(nn.Module, ABC):
+    """Base of the networks a `Denoiser` can hold: any Linen module with this call.
+
+    Every net carries two settings of the compute rather than of the function. None means "as the experiment says":
+    `train.py` fills them from `--precision` and `--remat`.
+    """
+
+    dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
+    remat: str | None = None  # gradient checkpointing of the repeated blocks, see models/stack.py
+
+    @abstractmethod
+    def __call__(
+        self,
+        x: Float[Array, "b *s"],
+        noise: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b *s"]:
+        """F(c_in·xₜ, c_noise, label), in float32 and of x's shape."""

@@ -1,0 +1,67 @@
+"""A run of equal blocks as one `lax.scan` over stacked parameters, each block under `jax.checkpoint`.
+
+Compile time and the compiled program's size do not grow with depth. With checkpointing, the backward pass keeps one
+carry a block and recomputes the rest (Chen et al. 1604.06174).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+POLICIES: dict[str, Callable[..., Any] | None] = {
+    "full": None,  # keep only the block's input
+    "dots": jax.checkpoint_policies.dots_saveable,  # keep matrix products too
+}
+
+
+def checkpointed(function: Callable[..., Any], remat: str | None) -> Callable[..., Any]:
+    """`function` with the named checkpointing: none, full or dots. For use inside a scan only.
+
+    Raises:
+      ValueError: the policy is unknown.
+    """
+    if remat in (None, "none"):
+        return function
+    if remat not in POLICIES:
+        raise ValueError(f"unknown remat policy {remat!r}; allowed are none, {', '.join(POLICIES)}")
+    # Inside a scan XLA cannot merge the recomputation with the forward pass, so its guard would only cost time.
+    return jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=False)
+
+
+class Stack(nn.Module):
+    """`depth` copies of `block` in sequence: h ← block(h, *context).
+
+    Parameters are one tree with a leading axis of length `depth`. `block` must keep the shape of h unless depth is 1.
+    """
+
+    block: nn.Module  # built with parent=None
+    depth: int
+    remat: str | None = None
+
+    @nn.compact
+    def __call__(
+        self, h: Float[Array, "b *s"], *context: Any, train: bool = False
+    ) -> tuple[Float[Array, "b *t"], Float[Array, "depth b *t"]]:
+        """Returns the last block's output and, stacked, every block's (the skip connections of a U-Net)."""
+
+        def init(key: jax.Array) -> Any:
+            keys = jax.random.split(key, self.depth)
+            return jax.vmap(lambda k: self.block.init(k, h, *context)["params"])(keys)
+
+        params = self.param("blocks", init)
+        dropout = jax.random.split(self.make_rng("dropout"), self.depth) if train else None
+
+        def body(h: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
+            params, key = layer
+            h = self.block.apply({"params": params}, h, *context, train=train, rngs={"dropout": key} if train else None)
+            return h, h
+
+        body = checkpointed(body, self.remat)
+        if self.depth > 1:
+            return jax.lax.scan(body, h, (params, dropout))
+        # A block that changes the shape of h cannot be a scan's carry; it is a run of one.
+        h, _ = body(h, jax.tree.map(lambda leaf: leaf[0], (params, dropout)))
+        return h, h[None]

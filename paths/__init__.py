@@ -1,0 +1,1 @@
+"""Between data and noise: α(t), σ(t), network faces, couplings and time grids. Knows nothing of networks."""

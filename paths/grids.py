@@ -1,0 +1,141 @@
+"""Where on the path a solver stops: N + 1 knots from noise to data, computed on the host in float64.
+
+    uniform        tᵢ = (N−i)/N
+    quadratic      tᵢ = ((N−i)/N)²                                 DDIM, 2010.02502 app. D.2
+    cosine         tᵢ = 1 − cos(π/2·(N−i)/N)
+    karras         σᵢ = (σ_max^(1/ρ) + i/(N−1)·(σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ   EDM, 2206.00364 eq. 5
+    uniform_log_snr   λᵢ evenly spaced                             DPM-Solver, 2206.00927 §3.3
+
+N steps are N network calls: at knots 0 … N−1. The last knot is clean data, σ = 0, even on a path whose σ(0) is not
+(VE, EDM), so the last step returns the network's estimate of x₀ and leaves no noise in the sample.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from paths.path import Path
+
+F64 = np.ndarray
+
+
+@dataclass(frozen=True)
+class Knots:
+    """A grid laid on a path. `t`, `alpha`, `sigma`: float64 [N+1], noise first, data last."""
+
+    t: Float[F64, "n_plus_1"]
+    alpha: Float[F64, "n_plus_1"]
+    sigma: Float[F64, "n_plus_1"]
+
+    @property
+    def steps(self) -> int:
+        return len(self.t) - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(ABC):
+    """Base of all grids. A new one defines `times(path, steps, t_max)`: N times, descending, without the final 0."""
+
+    @abstractmethod
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        ...
+
+    def knots(self, path: Path, steps: int, t_max: float | None = None) -> Knots:
+        """Lays the grid on `path`.
+
+        Args:
+          steps: N, the number of steps and of network calls of a one-call solver.
+          t_max: where to start, the path's own t_max by default.
+
+        Raises:
+          ValueError: fewer than one step, or more steps than a discrete path has times.
+        """
+        if steps < 1:
+            raise ValueError(f"a sampler needs at least 1 step, got steps={steps}")
+        t_max = path.t_max if t_max is None else t_max
+        t = path.snap(np.asarray(self.times(path, steps, t_max), np.float64))
+        if len(t) != steps or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] < 0:
+            raise ValueError(
+                f"{self} on {path} gives no {steps} distinct descending times in [0, 1]; "
+                "a discrete path allows at most as many steps as it was trained with"
+            )
+        alpha = np.append(path.alpha(t), path.alpha(0.0))
+        return Knots(np.append(t, 0.0), alpha, np.append(path.sigma(t), 0.0))
+
+
+def _remaining(steps: int) -> Float[F64, "n"]:
+    """(N−i)/N for i = 0 … N−1."""
+    return np.arange(steps, 0, -1) / steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Grid):
+    """Evenly spaced times."""
+
+    start: float = 1.0  # first time, as a fraction of the path's last
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        return self.start * t_max * _remaining(steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quadratic(Grid):
+    """Times that crowd towards data. `start=0.8` is the paper's variant for CIFAR-10."""
+
+    start: float = 1.0  # first time, as a fraction of the path's last
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        return self.start * t_max * _remaining(steps) ** 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Grid):
+    """Times that crowd towards data, evenly spaced near noise."""
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        return t_max * (1.0 - np.cos(0.5 * np.pi * _remaining(steps)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Karras(Grid):
+    """EDM's noise levels, read as σ/α on any path. None takes the path's own end (at most `80`, at least `0.002`)."""
+
+    rho: float = 7.0  # larger: more steps near data
+    sigma_min: float | None = None  # last noise level before data
+    sigma_max: float | None = None  # first noise level
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        low = self.sigma_min or max(0.002, float(np.exp(-0.5 * path.log_snr(path.t_min))))
+        high = self.sigma_max or min(80.0, float(np.exp(-0.5 * path.log_snr(t_max))))
+        ramp = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps)
+        return _times_of_log_snr(path, -2.0 * self.rho * np.log(ramp))
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformLogSNR(Grid):
+    """Evenly spaced log-SNR, between the path's ends or ±`limit` nats, whichever is nearer."""
+
+    limit: float = 13.8  # |λ| at which a path that reaches ±∞ is cut; 13.8 is α/σ ≈ 1e-3
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        first = max(float(path.log_snr(t_max)), -self.limit)
+        last = min(float(path.log_snr(path.t_min)), self.limit)
+        return _times_of_log_snr(path, np.linspace(first, last, steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explicit(Grid):
+    """Times given one by one, descending: any sub-sequence of a discrete path, as `tuple(i / T for i in tau)`."""
+
+    at: tuple[float, ...]
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        if steps != len(self.at):
+            raise ValueError(f"the explicit grid holds {len(self.at)} times, but steps={steps}")
+        return np.asarray(self.at, np.float64)
+
+
+def _times_of_log_snr(path: Path, log_snr: Float[F64, "n"]) -> Float[F64, "n"]:
+    return np.asarray(path.time_of_log_snr(log_snr), np.float64)

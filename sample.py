@@ -1,0 +1,123 @@
+"""Draw from a run, finished or not: `python sample.py runs/digits_ddpm --n 64 --steps 20 --sampler ddpm`."""
+
+import dataclasses
+import inspect
+import re
+import sys
+import time
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import tyro
+
+from training.errors import UserError, run
+
+USAGE = """Draws samples from RUN's averaged parameters and writes samples.png and samples.npz.
+
+RUN is a folder that train.py made; it may still be training. --sampler and --grid take a name (--sampler ddim), and
+their own settings follow (--sampler.eta 0.5). --experiment FILE names the file of a run made from one of your own.
+"""
+
+
+def comment(owner: type, name: str) -> str:
+    """The comment beside a field in its class's source: its help text."""
+    for cls in owner.__mro__[:-1]:
+        found = re.search(rf"^ +{name}: .*?# (.*)$", inspect.getsource(cls), re.MULTILINE)
+        if found:
+            return found[1]
+    return ""
+
+
+def options(sampler: Any) -> Any:
+    """The flags of a run: those of every run, and the fields of its sampler, `solver` by the name of `sampler`."""
+    common: list[tuple[str, Any, Any, str]] = [
+        ("n", int, 64, "how many samples"),
+        ("seed", int, 0, "sample i of a seed is the same whatever n and the batch size"),
+        ("label", int | None, None, "class to draw; by default all in turn, where the model has classes"),
+        ("out", Path | None, None, "folder to write to; the run's own by default"),
+        ("batch_size", int, 256, "samples drawn at once"),
+    ]
+    hints = typing.get_type_hints(type(sampler))
+    for entry in dataclasses.fields(sampler):
+        name = "sampler" if entry.name == "solver" else entry.name
+        common.append((name, hints[entry.name], getattr(sampler, entry.name), comment(type(sampler), entry.name)))
+    fields = [
+        (name, Annotated[hint, tyro.conf.arg(help=text)] if text else hint, dataclasses.field(default=value))
+        for name, hint, value, text in common
+    ]
+    return dataclasses.make_dataclass("Options", fields, frozen=True, kw_only=True)()
+
+
+def rebuilt(sampler: Any, chosen: Any) -> Any:
+    """The run's sampler with the fields of the command line."""
+    names = [entry.name for entry in dataclasses.fields(sampler)]
+    return dataclasses.replace(
+        sampler, **{name: getattr(chosen, "sampler" if name == "solver" else name) for name in names}
+    )
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: python sample.py RUN [options]\n\n{USAGE}\npython sample.py RUN --help lists RUN's options.")
+        return
+    if arguments[0].startswith("-"):
+        raise UserError(f"name the run's folder first: python sample.py RUN {' '.join(arguments)}")
+    from training.cli import load_module, parse
+    from training.draw import Drawer
+    from training.picture import picture, save_png
+    from training.run import Run, default_condition, example_batch
+    from training.startup import start
+    from training.step import named_key
+    from train import take
+
+    folder = Path(arguments.pop(0))
+    file = take(arguments, "--experiment", has_value=True)
+    if file:
+        load_module(file)
+    run = Run(folder)
+    experiment = run.experiment()
+    chosen = parse(options(experiment.sampler), arguments, f"sample.py {folder}", USAGE)
+    if chosen.n < 1 or chosen.batch_size < 1:
+        raise UserError(f"--n and --batch-size must be at least 1, got {chosen.n} and {chosen.batch_size}")
+    model = experiment.resolved_model()
+    classes = getattr(model, "num_classes", 0)
+    if chosen.label is not None and not 0 <= chosen.label < classes:
+        allowed = f"0 to {classes - 1}" if classes else "none: the model is not conditioned on a class"
+        raise UserError(f"--label {chosen.label}: allowed is {allowed}")
+
+    start()
+    sampler = rebuilt(experiment.sampler, chosen)
+    mesh = experiment.mesh.build()
+    variables, step = run.averaged(model, example_batch(experiment, 2), mesh)
+    condition = default_condition(model, chosen.n)
+    if chosen.label is not None:
+        condition = {"label": np.full((chosen.n,), chosen.label, np.int32)}
+    draw = Drawer(model, sampler, experiment.data.shape, mesh, chosen.batch_size)
+    began = time.perf_counter()
+    try:
+        x = draw(variables, named_key(chosen.seed, "sample"), chosen.n, condition).x
+    except (ValueError, TypeError) as error:
+        raise UserError(str(error)) from error
+    seconds = time.perf_counter() - began - draw.compile_seconds
+
+    out = chosen.out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    np.savez(out / "samples.npz", x=x, seed=chosen.seed, step=step, **(condition or {}))
+    written = ["samples.npz"]
+    try:
+        save_png(picture(x), out / "samples.png")
+        written.insert(0, "samples.png")
+    except ValueError as error:
+        print(f"no picture: {error}")
+    print(
+        f"{chosen.n} samples from step {step}: {sampler.network_calls()} network calls, {seconds:.2f} s, "
+        f"{seconds / chosen.n:.4f} s a sample (and {draw.compile_seconds:.1f} s to compile)"
+    )
+    print(f"wrote {' and '.join(str(out / name) for name in written)}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,1 @@
+"""One algorithm a file; every solver is a pure step under one `lax.scan`."""

@@ -1,0 +1,32 @@
+"""DDIM, and the family between it and DDPM (Song et al. 2010.02502), on any path.
+
+With (α, σ) at t, (α', σ') at the next time, x̂₀ = D(x, t) and ε̂ = (x − α·x̂₀)/σ:
+
+    (1)  x' = α'·x̂₀ + √(σ'² − s²)·ε̂ + s·z                                                      eq. 12
+    (2)  s = η·σ'·√(1 − q²),  q = ασ'/(α'σ);  on a VP path this is the paper's σ_τ(η)             eq. 16
+
+η = 0 is the probability-flow ODE's exponential Euler step; η = 1 is DDPM with variance β̃. α is divided by nowhere.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from paths.grids import Knots
+from paths.path import Path
+from samplers.multistep import Multistep, Table
+
+
+@dataclass(frozen=True, kw_only=True)
+class DDIM(Multistep):
+    """DDIM(η): order 1, one network call a step."""
+
+    eta: float = 0.0  # 0 deterministic, 1 ancestral
+
+    def table(self, path: Path, knots: Knots) -> Table:
+        alpha, alpha_next = knots.alpha[:-1], knots.alpha[1:]
+        sigma, sigma_next = knots.sigma[:-1], knots.sigma[1:]
+        q = alpha * sigma_next / (alpha_next * sigma)
+        noise = self.eta * sigma_next * np.sqrt(np.maximum(1.0 - q**2, 0.0))
+        along = np.sqrt(np.maximum(sigma_next**2 - noise**2, 0.0)) / sigma
+        return Table(A=along, B=(alpha_next - along * alpha)[:, None], S=noise)

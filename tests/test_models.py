@@ -1,0 +1,206 @@
+"""Networks: shapes at every size, scan equals loop, checkpointing changes nothing, conditioning, precision, counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from models.denoiser import Denoiser
+from models.embedding import sinusoidal
+from models.mlp import MLP, MLPBlock
+from models.stack import Stack, checkpointed
+from models.unet import UNet
+from paths.schedules import VP, Cosine, Rectified
+from paths.predictions import face
+from tests.exact import PATHS, exact
+
+
+def perturbed(params, key=jax.random.key(5)):
+    """Zero-initialised layers make every test of a network trivially true: move all leaves."""
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    return tree.unflatten([leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)])
+
+
+def count(params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+NETS = {
+    "mlp": (MLP(width=16, depth=3, num_classes=4, dropout=0.3), (8, 8, 1)),
+    "unet": (UNet(width=8, multipliers=(1, 2), blocks=3, attention=(8,), num_classes=4, dropout=0.3), (8, 8, 1)),
+}
+
+
+@pytest.fixture(params=NETS, ids=NETS.keys())
+def net_and_batch(request):
+    net, shape = NETS[request.param]
+    x = jax.random.normal(jax.random.key(1), (4, *shape))
+    c, label = jnp.asarray([0.0, 10.0, 500.0, 1000.0]), jnp.asarray([0, 1, 2, 3])
+    params = perturbed(jax.jit(net.init)(jax.random.key(0), x, c, label)["params"])
+    return net, params, (x, c, label)
+
+
+def test_output_has_the_inputs_shape_and_starts_at_zero(net_and_batch):
+    net, _, batch = net_and_batch
+    params = net.init(jax.random.key(0), *batch)
+    out = net.apply(params, *batch)
+    assert out.shape == batch[0].shape
+    np.testing.assert_array_equal(out, 0.0)
+
+
+@pytest.mark.parametrize("remat", ["full", "dots"])
+def test_checkpointing_changes_neither_loss_nor_gradient(net_and_batch, remat):
+    net, params, batch = net_and_batch
+
+    def loss(params, net):
+        out = net.apply({"params": params}, *batch, train=True, rngs={"dropout": jax.random.key(2)})
+        return jnp.mean(out**2)
+
+    plain, saved = (jax.value_and_grad(loss)(params, net.clone(remat=r)) for r in ("none", remat))
+    np.testing.assert_allclose(saved[0], plain[0], rtol=1e-5)
+    for a, b in zip(jax.tree.leaves(saved[1]), jax.tree.leaves(plain[1]), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
+
+
+def test_checkpointing_lowers_peak_memory():
+    x, c = jnp.ones((256, 64)), jnp.ones(256)
+
+    def temporary(remat):
+        net = MLP(width=128, depth=24, remat=remat)
+        params = jax.eval_shape(net.init, jax.random.key(0), x, c)
+        gradient = jax.grad(lambda p: jnp.mean(net.apply(p, x, c) ** 2))
+        return jax.jit(gradient).lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary("full") < 0.6 * temporary("none")
+
+
+def test_unknown_policy_lists_the_known_ones():
+    with pytest.raises(ValueError, match="unknown remat policy 'ful'; allowed are none, full, dots"):
+        checkpointed(lambda x: x, "ful")
+
+
+def test_stack_equals_a_loop_over_its_blocks(key):
+    h, c = jax.random.normal(key, (5, 16)), jax.random.normal(key, (5, 8))
+    block = MLPBlock(16, 2, 0.0, None, parent=None)
+    stack = Stack(block, 4)
+    params = perturbed(stack.init(key, h, c)["params"])
+    last, every = stack.apply({"params": params}, h, c)
+    for i in range(4):
+        h = block.apply({"params": jax.tree.map(lambda leaf: leaf[i], params["blocks"])}, h, c)  # noqa: B023
+        np.testing.assert_allclose(every[i], h, atol=1e-5)
+    np.testing.assert_allclose(last, h, atol=1e-5)
+
+
+def test_dropout_differs_between_layers_and_keys(net_and_batch):
+    net, params, batch = net_and_batch
+    run = lambda k: net.apply({"params": params}, *batch, train=True, rngs={"dropout": jax.random.key(k)})  # noqa: E731
+    assert not np.allclose(run(0), run(1))
+    np.testing.assert_array_equal(run(0), run(0))
+
+
+def test_null_class_and_no_label_are_one_and_classes_differ(net_and_batch):
+    net, params, (x, c, label) = net_and_batch
+    apply = lambda label: net.apply({"params": params}, x, c, label)  # noqa: E731
+    np.testing.assert_array_equal(apply(None), apply(jnp.full(4, -1)))
+    assert not np.allclose(apply(label), apply(None))
+    assert not np.allclose(apply(label), apply(label[::-1]))
+
+
+def test_examples_do_not_see_each_other(net_and_batch):
+    net, params, (x, c, label) = net_and_batch
+    whole = net.apply({"params": params}, x, c, label)
+    alone = net.apply({"params": params}, x[2:3], c[2:3], label[2:3])
+    np.testing.assert_allclose(alone[0], whole[2], atol=2e-4)
+
+
+def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside(net_and_batch):
+    net, params, batch = net_and_batch
+    lowered = jax.jit(net.clone(dtype="bfloat16").apply).lower({"params": params}, *batch).as_text()
+    assert "bf16" in lowered
+    assert "bf16" not in jax.jit(net.apply).lower({"params": params}, *batch).as_text()
+    low = net.clone(dtype="bfloat16").apply({"params": params}, *batch)
+    assert low.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
+    full = net.apply({"params": params}, *batch)
+    assert float(jnp.abs(low - full).mean()) < 0.1 * float(jnp.abs(full).mean())
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 13), (28, 28), (32, 16)])
+@pytest.mark.parametrize("resample", ["conv", "mean"])
+def test_unet_takes_any_size_from_eight(size, resample):
+    net = UNet(width=8, multipliers=(1, 2, 2), blocks=1, attention=(7,), resample=resample, scale_shift=False)
+    x = jnp.zeros((1, *size, 3))
+    out = jax.eval_shape(lambda: net.init_with_output(jax.random.key(0), x, jnp.zeros(1))[0])
+    assert out.shape == x.shape
+
+
+def test_unet_refuses_smaller_images():
+    with pytest.raises(ValueError, match="at least 8x8, got 4x4"):
+        UNet().init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), jnp.zeros(1))
+
+
+def test_unet_attends_only_where_asked():
+    x = jnp.zeros((1, 16, 16, 1))
+    names = lambda net: [  # noqa: E731
+        jax.tree_util.keystr(path)
+        for path, _ in jax.tree_util.tree_leaves_with_path(jax.eval_shape(net.init, jax.random.key(0), x, jnp.zeros(1)))
+    ]
+    attends = {name.split("'")[3] for name in names(UNet(width=8, attention=(8,), blocks=1)) if "attention" in name}
+    assert attends == {"down1_widen", "middle1", "up1_0", "up1_1"}
+
+
+def test_cifar10_unet_has_the_papers_parameters():
+    """2006.11239 §4: "35.7 million parameters"."""
+    from experiments.cifar10_ddpm import experiment
+
+    assert isinstance(experiment.model, Denoiser)
+    shapes = jax.eval_shape(experiment.model.net.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)), jnp.zeros(1))
+    assert count(shapes) == 35_746_307
+
+
+def test_sinusoidal_embedding_is_the_papers():
+    c = np.asarray([0.0, 3.0, 999.0])
+    out = np.asarray(sinusoidal(jnp.asarray(c), 8))
+    for k in range(4):
+        np.testing.assert_allclose(out[:, k], np.cos(c * 10 ** (-4 * k / 4)), atol=1e-4)
+        np.testing.assert_allclose(out[:, 4 + k], np.sin(c * 10 ** (-4 * k / 4)), atol=1e-4)
+
+
+@pytest.mark.parametrize("predicts", ["eps", "x0", "v", "velocity", "score", "edm"])
+def test_denoiser_reads_its_network_through_the_face(predicts):
+    """raw → denoise by the face's row, and velocity = α̇x̂₀ + σ̇ε̂."""
+    model = Denoiser(net=MLP(width=8, depth=1), path=VP(), predicts=predicts, sigma_data=0.6)
+    x, t = jax.random.normal(jax.random.key(0), (6, 2)), jnp.linspace(0.1, 0.9, 6)
+    variables = model.init(jax.random.key(1), {"x": x})
+    variables = {"params": perturbed(variables["params"]), "state": {}}
+    row = face(predicts, VP(), t, 0.6)
+    net_out = model.net.apply({"params": variables["params"]}, row.c_in[:, None] * x, row.c_noise)
+    x0 = row.c_skip[:, None] * x + row.c_out[:, None] * net_out
+    np.testing.assert_allclose(model.denoise(variables, x, t), x0, rtol=1e-4, atol=1e-5)
+    if predicts == "velocity":
+        np.testing.assert_allclose(model.velocity(variables, x, t), net_out, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("path", [PATHS["vp"], PATHS["ve"], PATHS["rectified"]], ids=["vp", "ve", "rectified"])
+def test_velocity_is_the_probability_flow(path):
+    """dx/dt = f·x − g²/2·∇log pₜ (2011.13456 eq. 13), with the mixture's score by autodiff of its log-density."""
+    from tests.exact import MEANS, STD, WEIGHTS
+
+    def log_density(x, t):
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        variance = alpha**2 * STD**2 + sigma**2
+        away = jnp.sum((x[None] - alpha * jnp.asarray(MEANS, jnp.float32)) ** 2, -1)
+        return jax.nn.logsumexp(jnp.log(jnp.asarray(WEIGHTS, jnp.float32)) - 0.5 * away / variance)
+
+    x, t = jax.random.normal(jax.random.key(0), (5, 2)), jnp.linspace(0.2, 0.8, 5)
+    score = jax.vmap(jax.grad(log_density))(x, t)
+    expected = path.drift(t)[:, None] * x - 0.5 * path.diffusion_squared(t)[:, None] * score
+    np.testing.assert_allclose(exact(path).velocity({"params": {}, "state": {}}, x, t), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_latest_time_follows_face_and_path():
+    net = MLP()
+    assert Denoiser(net=net, path=VP(), predicts="eps").t_max == 1.0
+    assert Denoiser(net=net, path=Rectified(), predicts="velocity").t_max == 1.0
+    assert Denoiser(net=net, path=Cosine(), predicts="eps").t_max == pytest.approx(0.999, abs=1e-3)

@@ -1,0 +1,67 @@
+"""Train an experiment: `python train.py digits_ddpm [--steps 500] [--model.path cosine] …`, `python train.py --list`."""
+
+import sys
+from pathlib import Path
+
+from training.errors import UserError, run
+
+USAGE = """Trains EXPERIMENT, or resumes it where it stopped.
+
+EXPERIMENT is a name (python train.py --list) or a file of your own (my.py). Besides the settings below:
+
+  --workdir DIR   the run's folder; runs/EXPERIMENT by default. A folder that holds this run is resumed.
+  --restart       start over: delete the run in that folder first
+  --tiny          the experiment's tiny form, which runs in seconds
+
+A setting that is itself an object takes a name (--model.path cosine), and its own settings follow (--model.path.s 0.01).
+"""
+
+
+def take(arguments: list[str], flag: str, has_value: bool = False) -> str | None:
+    """Removes a flag, and its value, from the arguments."""
+    for i, argument in enumerate(arguments):
+        if argument == flag:
+            if not has_value:
+                return arguments.pop(i)
+            if i + 1 == len(arguments):
+                raise UserError(f"{flag} needs a value")
+            del arguments[i]
+            return arguments.pop(i)
+        if has_value and argument.startswith(flag + "="):
+            return arguments.pop(i).partition("=")[2]
+    return None
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    from training.cli import experiment_names, load_experiment, parse
+
+    if take(arguments, "--list"):
+        names = experiment_names()
+        width = max(map(len, names))
+        print("\n".join(f"{name:{width}}  {line}" for name, line in names.items()))
+        return
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: python train.py EXPERIMENT [settings]\n\n{USAGE}")
+        print("python train.py EXPERIMENT --help lists the experiment's settings.")
+        return
+    if arguments[0].startswith("-"):
+        raise UserError(f"name the experiment first: python train.py EXPERIMENT {' '.join(arguments)}")
+    name = arguments.pop(0)
+    tiny, restart = bool(take(arguments, "--tiny")), bool(take(arguments, "--restart"))
+    folder = take(arguments, "--workdir", has_value=True)
+    experiment = parse(load_experiment(name, tiny), arguments, f"train.py {name}", USAGE)
+    workdir = Path(folder or Path("runs") / (Path(name).stem + ("_tiny" if tiny else "")))
+
+    from training.loop import train
+    from training.startup import start
+
+    start()
+    summary = train(experiment, workdir, restart)
+    width = max(map(len, summary))
+    print("\n".join(f"{key:{width}}  {value}" for key, value in summary.items()))
+    print(f"run folder: {workdir}")
+
+
+if __name__ == "__main__":
+    run(main)

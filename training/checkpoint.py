@@ -1,0 +1,130 @@
+"""Checkpoints by orbax: asynchronous, atomic, state and data position together.
+
+A checkpoint holds three items: `average` (averaged parameters and model state, all that sampling needs), `train`
+(the rest of the state) and `progress` (data position and seconds trained).
+"""
+
+import logging
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from training.errors import UserError
+from training.experiment import Checkpoints
+from training.state import TrainState
+
+T = TypeVar("T")
+policies = ocp.training.preservation_policies
+
+
+def _quiet() -> None:
+    for name in ("absl", "orbax"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+class Store:
+    """The checkpoints of one run folder."""
+
+    def __init__(self, workdir: Path, keep: Checkpoints = Checkpoints()) -> None:
+        _quiet()
+        self.folder = workdir / "checkpoints"
+        rules: list[Any] = [policies.LatestN(keep.latest)]
+        if keep.keep_every:
+            rules.append(policies.EveryNSteps(keep.keep_every))
+        self._checkpointer = ocp.training.Checkpointer(
+            self.folder.resolve(),
+            preservation_policy=policies.AnyPreservationPolicy(rules),
+            # Saves are decided by the training loop alone.
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            cleanup_tmp_directories=True,
+        )
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        return sorted(checkpoint.step for checkpoint in self._checkpointer.checkpoints)
+
+    def save(self, state: TrainState, progress: dict[str, Any]) -> None:
+        """Begins a save; waits only for the one before and for the copy off the device."""
+        train = {"step": state.step, "params": state.params, "optimizer": state.optimizer}
+        items = {"average": {"params": state.average, "state": state.model}, "train": train, "progress": progress}
+        self._checkpointer.save_checkpointables_async(int(state.step), items, force=True)
+
+    def wait(self) -> None:
+        """Until the last save is on disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        self._checkpointer.wait()
+
+    def close(self) -> None:
+        self._checkpointer.close()
+
+    def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
+        """The newest readable checkpoint, laid out as `like` (shapes, dtypes, shardings); None if there is none."""
+        train = {"step": like.step, "params": like.params, "optimizer": like.optimizer}
+        average = {"params": like.average, "state": like.model}
+
+        def load(step: int) -> tuple[TrainState, dict[str, Any]]:
+            items = {"average": average, "train": train, "progress": None}
+            found = self._checkpointer.load_checkpointables(step, items)
+            state = TrainState(
+                step=found["train"]["step"],
+                params=found["train"]["params"],
+                average=found["average"]["params"],
+                optimizer=found["train"]["optimizer"],
+                model=found["average"]["state"],
+            )
+            _same_shapes(state, like)
+            return state, found["progress"]
+
+        return self._newest(load, set_aside=True)
+
+    def restore_average(self, like: dict[str, Any]) -> tuple[dict[str, Any], int]:
+        """Averaged parameters and model state of the newest readable checkpoint, and its step.
+
+        Raises:
+          UserError: there is none.
+        """
+
+        def load(step: int) -> tuple[dict[str, Any], int]:
+            found = self._checkpointer.load_checkpointables(step, {"average": like})
+            _same_shapes(found["average"], like)
+            return found["average"], step
+
+        found = self._newest(load, set_aside=False)
+        if found is None:
+            raise UserError(f"{self.folder.parent} holds no checkpoint yet")
+        return found
+
+    def _newest(self, load: Callable[[int], T], set_aside: bool) -> T | None:
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return load(step)
+            except Exception as error:  # orbax and tensorstore raise many kinds, none of them promised
+                reason = str(error).strip().split("\n")[0][:200]
+                print(f"warning: checkpoint {step} cannot be read ({reason}); trying the one before", flush=True)
+                if set_aside:
+                    self._set_aside(step)
+        if steps:
+            raise UserError(f"none of the checkpoints {steps} in {self.folder} can be read; --restart starts over")
+        return None
+
+    def _set_aside(self, step: int) -> None:
+        """Moves a damaged checkpoint out of the way of the one that will be saved at its step again."""
+        target = self.folder.parent / "damaged"
+        target.mkdir(exist_ok=True)
+        shutil.rmtree(target / str(step), ignore_errors=True)
+        shutil.move(self.folder / str(step), target / str(step))
+        self._checkpointer.reload()
+
+
+def _same_shapes(found: Any, like: Any) -> None:
+    shape = lambda leaf: (tuple(leaf.shape), str(leaf.dtype))  # noqa: E731
+    if jax.tree.map(shape, found) != jax.tree.map(shape, like):
+        raise ValueError("its arrays have other shapes than the experiment's")

@@ -1,0 +1,139 @@
+"""The command line: an experiment's fields are its flags.
+
+`--a.b VALUE` sets a plain field through tyro. Where the field is itself a dataclass, `--a.b NAME` chooses a registered
+member of its family (`--model.path cosine`, `--loss.weighting min_snr`), and its own fields follow under that prefix.
+"""
+
+import ast
+import dataclasses
+import importlib
+import importlib.util
+import inspect
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tyro
+
+from training import config
+from training.errors import UserError
+from training.experiment import Experiment
+
+EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+T = TypeVar("T")
+
+
+def experiment_names() -> dict[str, str]:
+    """Every experiment in the folder, with the first line of its docstring. Imports nothing."""
+    files = sorted(path for path in EXPERIMENTS.glob("*.py") if path.stem != "__init__")
+    return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in files}
+
+
+def load_module(name: str) -> types.ModuleType:
+    """An experiment by name, or a user's own file by path.
+
+    Raises:
+      UserError: no such experiment or file, or one without an `experiment`.
+    """
+    if name.endswith(".py"):
+        path = Path(name)
+        if not path.is_file():
+            raise UserError(f"there is no file {name}")
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec and spec.loader
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[path.stem] = module
+        spec.loader.exec_module(module)
+        config.register(module)
+    elif name in experiment_names():
+        module = importlib.import_module(f"experiments.{name}")
+    else:
+        raise UserError(f"there is no experiment {name!r}{config.nearest(name, experiment_names())}")
+    if not isinstance(getattr(module, "experiment", None), Experiment):
+        raise UserError(f"{name} defines no `experiment = Experiment(...)`")
+    return module
+
+
+def load_experiment(name: str, tiny: bool = False) -> Experiment:
+    """The module's `experiment`, or its `tiny` form.
+
+    Raises:
+      UserError: as `load_module`, or there is no tiny form.
+    """
+    module = load_module(name)
+    if tiny and not isinstance(getattr(module, "tiny", None), Experiment):
+        raise UserError(f"{name} defines no `tiny = replace(experiment, ...)`")
+    return module.tiny if tiny else module.experiment
+
+
+def parse(default: T, arguments: list[str], prog: str, description: str = "") -> T:
+    """`default` with the command line's changes. Mistakes are answered with the nearest names, exit status 2."""
+    default, arguments = choose(default, arguments)
+    try:
+        return tyro.cli(type(default), default=default, args=arguments, prog=prog, description=description)
+    except ValueError as error:  # a setting that its own dataclass refuses
+        raise UserError(str(error)) from error
+
+
+def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
+    """Takes every `--field NAME` whose field is a dataclass out of the arguments, and puts that member in its place."""
+    rest: list[str] = []
+    queue = list(arguments)
+    while queue:
+        argument = queue.pop(0)
+        flag, equals, value = argument.partition("=")
+        path = flag[2:].replace("-", "_").split(".") if flag.startswith("--") else []
+        owner, current = _look_up(default, path)
+        if not dataclasses.is_dataclass(current) or not path:
+            rest.append(argument)
+            continue
+        if not equals:
+            value = queue.pop(0) if queue and not queue[0].startswith("-") else ""
+        default = _replaced(default, path, _member(flag, _family(owner, path[-1], current), value))
+    return default, rest
+
+
+def _look_up(value: Any, path: list[str]) -> tuple[Any, Any]:
+    owner = None
+    for name in path:
+        if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
+            owner, value = value, value[int(name)]
+        elif dataclasses.is_dataclass(value) and name in config.field_names(type(value)):
+            owner, value = value, getattr(value, name)
+        else:
+            return None, None
+    return owner, value
+
+
+def _family(owner: Any, name: str, current: Any) -> type:
+    """The class that the field is annotated with; of a tuple's member, the abstract class among its bases."""
+    if not isinstance(owner, tuple):
+        hint = typing.get_type_hints(type(owner))[name]
+        if inspect.isclass(hint):
+            return hint
+    return next((base for base in type(current).__mro__ if inspect.isabstract(base)), type(current))
+
+
+def _member(flag: str, family: type, name: str) -> Any:
+    members = config.options(family)
+    by_plain = {config.plain(key): cls for key, cls in members.items()}
+    cls = by_plain.get(config.plain(name))
+    if cls is None:
+        raise UserError(f"{flag} {name}: no {family.__name__} of that name{config.nearest(name, members)}")
+    try:
+        return cls()
+    except TypeError as error:
+        required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+        fields = ", ".join(required)
+        raise UserError(f"{flag} {name} cannot be chosen by name alone: it needs {fields} (write a file)") from error
+
+
+def _replaced(value: Any, path: list[str], new: Any) -> Any:
+    if not path:
+        return new
+    if isinstance(value, tuple):
+        index = int(path[0])
+        return (*value[:index], _replaced(value[index], path[1:], new), *value[index + 1 :])
+    return dataclasses.replace(value, **{path[0]: _replaced(getattr(value, path[0]), path[1:], new)})

@@ -1,0 +1,65 @@
+"""Drawing from a model in batches over the mesh, for train.py, sample.py and metrics alike."""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.model import Model, Variables
+from samplers.sampler import Sampler, Samples, sample_keys
+from training.mesh import by_batch, replicated
+
+
+@dataclass
+class Drawer:
+    """A sampler bound to a model and a mesh, compiled once for each batch size it is asked for.
+
+    Sample i of a key is the same in every batch size and on every mesh: its own key is fold_in(key, i).
+    """
+
+    model: Model
+    sampler: Sampler
+    shape: tuple[int, ...]
+    mesh: jax.sharding.Mesh
+    batch_size: int = 256
+    compile_seconds: float = 0.0  # spent so far
+    _compiled: dict[Any, Any] = field(default_factory=dict)
+
+    def __call__(
+        self, variables: Variables, key: jax.Array, n: int, condition: Any = None, trajectory: bool = False
+    ) -> Samples:
+        """Draws n samples, as host arrays. `condition` is a dict of arrays [n]."""
+        # Equal batches, the last padded: one compilation, and a whole number of samples on every device.
+        size = min(self.batch_size, n)
+        size += -size % self.mesh.size
+        parts = []
+        for start in range(0, n, size):
+            indices = jnp.arange(start, start + size)
+            within = jnp.minimum(indices, n - 1)
+            part = jax.tree.map(lambda leaf: leaf[within], condition)  # noqa: B023
+            split = by_batch(self.mesh)
+            arguments = (variables, key, jax.device_put(indices, split), jax.device_put(part, split))
+            parts.append(jax.device_get(self._compile(arguments, trajectory)(*arguments)))
+        x = np.concatenate([part.x for part in parts])[:n]
+        if not trajectory:
+            return Samples(x)
+        return Samples(x, np.concatenate([part.trajectory for part in parts], axis=1)[:, :n])
+
+    def _compile(self, arguments: Any, trajectory: bool) -> Any:
+        shapes = jax.tree.map(lambda leaf: leaf.shape, arguments[2:])
+        where = (str(shapes), trajectory)
+        if where not in self._compiled:
+            began = time.perf_counter()
+
+            def draw(variables: Variables, key: Any, indices: Any, condition: Any) -> Samples:
+                keys = sample_keys(key, indices)
+                return self.sampler(self.model, variables, keys, condition, self.shape, trajectory)
+
+            whole, split = replicated(self.mesh), by_batch(self.mesh)
+            jitted = jax.jit(draw, in_shardings=(whole, whole, split, split))
+            self._compiled[where] = jitted.lower(*arguments).compile()
+            self.compile_seconds += time.perf_counter() - began
+        return self._compiled[where]

@@ -1,0 +1,42 @@
+"""Mistakes are answered with one message and a non-zero exit, never a traceback."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+from data.dataset import MissingData, UnknownData
+
+
+class UserError(Exception):
+    """A mistake in what was asked for; its message says what was wrong and what is allowed."""
+
+
+class Stopped(Exception):
+    """Training ended before its last step. `code` is the exit status."""
+
+    def __init__(self, message: str, code: int) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def exit_with(message: str, code: int = 2) -> NoReturn:
+    print(f"error: {message}" if code else message, file=sys.stderr)
+    raise SystemExit(code)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Runs a script's main. THALWEG_TRACEBACK=1 shows where an error came from."""
+    if os.environ.get("THALWEG_TRACEBACK"):
+        return main()
+    try:
+        main()
+    except Stopped as stop:
+        exit_with(str(stop), stop.code)
+    except (UserError, MissingData, UnknownData) as mistake:
+        exit_with(str(mistake))
+    except OSError as failure:  # a full disk, a read-only folder, a file that is not there
+        name = f": {failure.filename}" if failure.filename else ""
+        exit_with(f"{failure.strerror or failure}{name}", 1)
+    except KeyboardInterrupt:
+        exit_with("interrupted", 130)

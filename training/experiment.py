@@ -1,0 +1,76 @@
+"""An experiment is a composition of values; its printed form is the configuration."""
+
+from dataclasses import dataclass, field, is_dataclass, replace
+from typing import Any, Literal
+
+from flax import linen as nn
+
+from data.dataset import Dataset
+from losses.loss import Loss
+from metrics.metric import Metric
+from models.model import Model
+from samplers.sampler import NoSampler, Sampler
+from training.config import field_names
+from training.mesh import Mesh
+from training.optimizer import Optimizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoints:
+    """When the run is saved and what is kept."""
+
+    every: int = 1000  # steps between saves; the last step is always saved
+    latest: int = 2  # how many of the newest to keep
+    keep_every: int = 0  # besides, keep those at multiples of this step; 0 keeps none
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """Everything that decides what a run computes."""
+
+    data: Dataset  # what to read
+    model: Model  # what to train
+    loss: Loss  # what to minimise
+    sampler: Sampler = field(default_factory=NoSampler)  # how to draw, by default
+    metrics: tuple[Metric, ...] = ()  # what to measure after the last step, on the averaged parameters
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    steps: int  # of the optimiser
+    batch_size: int  # of one step, over all devices and accumulated parts
+    accumulate: int = 1  # parts a batch is split into, their gradients averaged
+    ema: float = 0.999  # decay of the averaged parameters, min(ema, (1+n)/(10+n)) at step n
+    seed: int = 0  # decides initial parameters, data order and all noise
+    precision: Literal["float32", "bfloat16"] = "float32"  # compute dtype of nets that do not set their own
+    remat: Literal["none", "full", "dots"] = "none"  # checkpointing of nets that do not set their own
+    mesh: Mesh = field(default_factory=Mesh)
+    checkpoints: Checkpoints = field(default_factory=Checkpoints)
+    log_every: int = 50  # steps between lines of the log
+    sample_every: int = 0  # steps between pictures of samples; 0 draws none before the end
+    sample_count: int = 64  # samples in a picture
+
+    def __post_init__(self) -> None:
+        positive = ("batch_size", "accumulate", "log_every", "sample_count")
+        wrong = [f"{name}={getattr(self, name)}" for name in positive if getattr(self, name) < 1]
+        wrong += [f"{name}={getattr(self, name)}" for name in ("steps", "sample_every") if getattr(self, name) < 0]
+        if wrong:
+            raise ValueError(f"{', '.join(wrong)} is too small")
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} parts")
+        if not 0 <= self.ema < 1:
+            raise ValueError(f"ema={self.ema} is not in [0, 1)")
+
+    def resolved_model(self) -> Model:
+        """The model with `precision` and `remat` filled in wherever a net leaves them open."""
+        return _resolve(self.model, {"dtype": self.precision, "remat": self.remat})
+
+
+def _resolve(value: Any, defaults: dict[str, Any]) -> Any:
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    changes = {}
+    for name in field_names(type(value)):
+        current = getattr(value, name)
+        if isinstance(value, nn.Module) and name in defaults and current is None:
+            changes[name] = defaults[name]
+        elif is_dataclass(current):
+            changes[name] = _resolve(current, defaults)
+    return value.clone(**changes) if isinstance(value, nn.Module) else replace(value, **changes)

@@ -1,0 +1,236 @@
+"""One training loop for every experiment.
+
+read the experiment → eval_shape the step and the sampler (a wrong setting fails here) → restore or initialise → for
+each batch: dispatch step n, log step n−1 → save state and data position together → finish with summary.json.
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.dataset import Batches, stream
+from metrics.metric import Evaluation
+from samplers.sampler import NoSampler
+from training.checkpoint import Store
+from training.draw import Drawer
+from training.errors import Stopped, UserError
+from training.experiment import Experiment
+from training.log import Log
+from training.mesh import by_batch, put_batch, replicated
+from training.picture import picture, save_png
+from training.run import Run, abstract, default_condition, example_batch
+from training.state import TrainState, initial_state, state_digest
+from training.step import make_train_step, named_key
+
+EXIT_STATUS = {signal.SIGINT: 0, signal.SIGTERM: 143}
+
+
+def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[str, Any]:
+    """Trains to the last step, or resumes a run that was cut short. Returns the summary.
+
+    Raises:
+      UserError: a setting is wrong, or the folder holds a run with other settings; nothing has been computed.
+      Stopped: a signal asked for it, the loss is not finite, or a checkpoint could not be written.
+    """
+    began = time.perf_counter()
+    plan = Plan(experiment)
+    run = Run(folder)
+    run.open(experiment, restart)
+    store = Store(folder, experiment.checkpoints)
+    restored = store.restore(plan.state_like)
+    iterator = stream(plan.batches)
+    if restored is None:
+        state, progress = plan.initial(), {"position": iterator.get_state(), "seconds": 0.0}
+    else:
+        state, progress = restored
+        iterator.set_state(progress["position"])
+    first = int(state.step)
+    run.forget_after(first)
+    if first:
+        print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
+
+    log = Log(folder, first, experiment.steps, experiment.log_every)
+    seconds = lambda: progress["seconds"] + time.perf_counter() - began  # noqa: E731
+    saved = first if restored else None
+    loss = math.nan
+    caught: list[signal.Signals] = []
+    previous = {number: signal.signal(number, _catcher(caught)) for number in EXIT_STATUS}
+    try:
+        in_flight: tuple[int, Any] | None = None
+
+        def finish() -> None:
+            """Waits for the step in flight, checks it and logs it."""
+            nonlocal in_flight, loss
+            if in_flight is not None:
+                step, values = in_flight[0], {name: float(v) for name, v in jax.device_get(in_flight[1]).items()}
+                in_flight = None
+                _check_finite(step, values, saved, store)
+                log.step(step, values)
+                loss = values["loss"]
+
+        for step in range(first + 1, experiment.steps + 1):
+            state, metrics = plan.train_step(state, put_batch(next(iterator), plan.batch_sharding))
+            finish()
+            in_flight = (step, metrics)
+            last = step == experiment.steps
+            picture_due = bool(experiment.sample_every) and step % experiment.sample_every == 0
+            if last or caught or picture_due or step % experiment.checkpoints.every == 0:
+                finish()  # nothing is saved or drawn from a step that has not been seen to be finite
+            if last or caught or step % experiment.checkpoints.every == 0:
+                _save(store, state, {"position": iterator.get_state(), "seconds": seconds()}, saved)
+                saved = step
+            if caught and not last:
+                _wait(store, saved)
+                name = caught[0].name
+                raise Stopped(
+                    f"{name}: saved step {step} in {folder}; the same command resumes", EXIT_STATUS[caught[0]]
+                )
+            if picture_due:
+                draw_picture(plan, state, folder / "samples" / f"step_{step:07d}.png", log, step)
+        if experiment.steps == first and restored is None:
+            _save(store, state, progress, saved)
+        _wait(store, saved)
+        took = seconds() if experiment.steps > first else progress["seconds"]
+        measured = measure(plan, state)
+        if measured:
+            log.row(experiment.steps, measured)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+        log.close()
+        store.close()
+    device = jax.devices()[0]
+    summary = {
+        "steps": experiment.steps,
+        "seconds": round(took, 1),
+        "device": f"{plan.mesh.size} x {device.platform} {device.device_kind}",
+        **({} if math.isnan(loss) else {"loss": loss}),
+        **measured,
+        "state_digest": state_digest(state, iterator.get_state()),
+    }
+    run.finish(summary)
+    return summary
+
+
+class Plan:
+    """Everything an experiment needs that is made once: mesh, batches, compiled functions. Wrong settings fail here."""
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        try:
+            self.mesh = experiment.mesh.build()
+            parts = self.mesh.size * experiment.accumulate
+            if experiment.batch_size % parts:
+                raise ValueError(
+                    f"batch_size={experiment.batch_size} does not divide over {self.mesh.size} devices and "
+                    f"accumulate={experiment.accumulate} parts"
+                )
+            self.model = experiment.resolved_model()
+            self.optimizer = experiment.optimizer.build(experiment.steps)
+            self.batch_sharding = by_batch(self.mesh)
+            self.batches = Batches(
+                experiment.data.source("train"),
+                experiment.batch_size,
+                experiment.seed,
+                jax.process_index(),
+                jax.process_count(),
+            )
+            step = make_train_step(
+                self.model,
+                experiment.loss,
+                self.optimizer,
+                seed=experiment.seed,
+                ema=experiment.ema,
+                accumulate=experiment.accumulate,
+            )
+            batch = example_batch(experiment, experiment.batch_size)
+            shapes = jax.eval_shape(self._initial, batch)
+            jax.eval_shape(step, shapes, batch)
+            self._check_sampler(shapes)
+        except (ValueError, TypeError) as error:
+            # jax appends a note of where it happened, for those who debug it with THALWEG_TRACEBACK=1
+            raise UserError(str(error).strip()) from error
+        whole = replicated(self.mesh)
+        self.state_like = abstract(shapes, self.mesh)
+        self.train_step = jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
+        # Two examples are enough for shapes, and the compiled init does not depend on the batch size.
+        self.initial = lambda: jax.jit(self._initial, out_shardings=whole)(example_batch(experiment, 2))
+        self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
+
+    def _initial(self, batch: dict[str, Any]) -> TrainState:
+        return initial_state(self.model, self.optimizer, named_key(self.experiment.seed, "init"), batch)
+
+    def _check_sampler(self, shapes: TrainState) -> None:
+        sampler = self.experiment.sampler
+        if not isinstance(sampler, NoSampler):
+            variables = {"params": shapes.average, "state": shapes.model}
+            draw = lambda v, keys: sampler(self.model, v, keys, None, self.experiment.data.shape)  # noqa: E731
+            jax.eval_shape(draw, variables, jax.random.split(jax.random.key(0), 2))
+
+    def samples(self, state: TrainState, n: int) -> np.ndarray:
+        """The run's first n samples, from the averaged parameters."""
+        variables = {"params": state.average, "state": state.model}
+        key = named_key(self.experiment.seed, "sample")
+        return self.draw(variables, key, n, default_condition(self.model, n)).x
+
+
+def draw_picture(plan: Plan, state: TrainState, path: Path, log: Log, step: int) -> None:
+    pixels = picture(plan.samples(state, plan.experiment.sample_count))
+    save_png(pixels, path)
+    log.picture(step, pixels)
+
+
+def measure(plan: Plan, state: TrainState) -> dict[str, float]:
+    """The experiment's metrics on the averaged parameters."""
+    drawn = np.zeros((0,))
+
+    def draw(n: int) -> np.ndarray:
+        nonlocal drawn
+        if len(drawn) < n:
+            drawn = plan.samples(state, n)
+        return drawn[:n]
+
+    variables = {"params": state.average, "state": state.model}
+    evaluation = Evaluation(plan.model, variables, plan.experiment.data, draw)
+    return {name: value for metric in plan.experiment.metrics for name, value in metric(evaluation).items()}
+
+
+def _catcher(caught: list[signal.Signals]) -> Callable[[int, Any], None]:
+    def handler(number: int, frame: Any) -> None:
+        if caught:  # asked twice: stop waiting for the step
+            raise KeyboardInterrupt
+        caught.append(signal.Signals(number))
+
+    return handler
+
+
+def _check_finite(step: int, values: dict[str, float], saved: int | None, store: Store) -> None:
+    wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        _wait(store, saved)
+        kept = f"the last good checkpoint is step {saved} in {store.folder}" if saved else "nothing had been saved yet"
+        raise Stopped(f"step {step}: {', '.join(wrong)}; stopped, nothing was overwritten, {kept}", 1)
+
+
+def _save(store: Store, state: TrainState, progress: dict[str, Any], saved: int | None) -> None:
+    _guarded(lambda: store.save(state, progress), store, saved)
+
+
+def _wait(store: Store, saved: int | None) -> None:
+    _guarded(store.wait, store, saved)
+
+
+def _guarded(write: Callable[[], None], store: Store, saved: int | None) -> None:
+    try:
+        write()
+    except Exception as error:  # a full disk reaches us as OSError, ValueError or tensorstore's own
+        reason = str(error).strip().split("\n")[0][:300]
+        kept = store.steps()
+        where = f"checkpoints {kept} in {store.folder} are intact" if kept else "no checkpoint had been written before"
+        raise Stopped(f"a checkpoint could not be written ({reason}); {where}", 1) from error

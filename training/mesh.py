@@ -1,0 +1,40 @@
+"""Where arrays live: a mesh of devices, the batch split over it, the state on all of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mesh:
+    """Data parallelism over devices."""
+
+    data: int = 0  # devices the batch is split over; 0 takes all there are
+
+    def build(self) -> jax.sharding.Mesh:
+        available = jax.device_count()
+        if not 0 <= self.data <= available:
+            raise ValueError(f"mesh.data={self.data}, but there are {available} devices")
+        size = self.data or available
+        # Explicit axes, the default since jax 0.9, do not suit Linen's dropout.
+        return jax.make_mesh((size,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:size])
+
+
+def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """On every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def by_batch(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """The leading axis split over all devices."""
+    return NamedSharding(mesh, PartitionSpec("data"))
+
+
+def put_batch(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, Any]:
+    """This process's share of a batch, as global arrays."""
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)
+    return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}

@@ -1,0 +1,57 @@
+"""Samples as a picture: a grid of images, or points in the plane."""
+
+import io
+import math
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image
+
+from data.pixels import to_uint8
+
+
+def picture(x: Float[np.ndarray, "n *s"]) -> UInt8[np.ndarray, "height width 3"]:
+    """Images [n, H, W, C] as a grid, enlarged to be seen; points [n, 2] as a scatter plot.
+
+    Raises:
+      ValueError: neither.
+    """
+    if x.ndim == 4 and x.shape[-1] in (1, 3):
+        return _grid(to_uint8(x))
+    if x.ndim == 2 and x.shape[1] == 2:
+        return _scatter(x)
+    raise ValueError(f"no picture is known for samples of shape {x.shape[1:]}")
+
+
+def _grid(images: np.ndarray) -> np.ndarray:
+    count, height, width, channels = images.shape
+    columns = math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    gap = max(1, height // 16)
+    sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
+    for i, image in enumerate(images):
+        top, left = gap + (i // columns) * (height + gap), gap + (i % columns) * (width + gap)
+        sheet[top : top + height, left : left + width] = image
+    # Small digits on a screen of today are specks: enlarge by whole numbers, without smoothing.
+    factor = max(1, 720 // max(sheet.shape[:2]))
+    sheet = np.kron(sheet, np.ones((factor, factor, 1), np.uint8))
+    return np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
+
+
+def _scatter(points: np.ndarray) -> np.ndarray:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.6, linewidths=0)
+    axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$", title=f"{len(points)} samples")
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer)
+    return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+def save_png(pixels: UInt8[np.ndarray, "height width 3"], path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, optimize=True)

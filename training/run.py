@@ -1,0 +1,121 @@
+"""A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`."""
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.model import Model, Variables
+from training import config
+from training.checkpoint import Store
+from training.errors import UserError
+from training.experiment import Experiment
+from training.mesh import replicated
+from training.step import named_key
+
+CONTENTS = ("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples", "summary.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that train.py writes and sample.py reads."""
+
+    folder: Path
+
+    def open(self, experiment: Experiment, restart: bool) -> None:
+        """Makes the folder ready for `experiment`: empty, or holding a run with the same settings.
+
+        Raises:
+          UserError: it holds a run with other settings, or files that are no run.
+        """
+        if restart:
+            for name in CONTENTS:
+                path = self.folder / name
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / "config.json"
+        if not path.exists():
+            config.save(experiment, path)
+            return
+        try:
+            old = json.loads(path.read_text())
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path} is not JSON ({error}); --restart starts the run over") from error
+        changed = config.differences(old, json.loads(json.dumps(config.encode(experiment))))
+        if changed:
+            raise UserError(
+                f"{self.folder} holds a run with other settings:\n  " + "\n  ".join(changed) + "\n"
+                "Name another folder (--workdir), repeat the run's own settings to resume it, or --restart to start over."
+            )
+
+    def experiment(self) -> Experiment:
+        """The configuration that the run was made with.
+
+        Raises:
+          UserError: the folder holds no run.
+        """
+        path = self.folder / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.folder} holds no run (there is no {path})")
+        experiment = config.load(path)
+        if not isinstance(experiment, Experiment):
+            raise UserError(f"{path} is not an experiment")
+        return experiment
+
+    def averaged(self, model: Model, batch: dict[str, Any], mesh: jax.sharding.Mesh) -> tuple[Variables, int]:
+        """The averaged parameters of the newest readable checkpoint, and its step.
+
+        Args:
+          model: as `experiment.resolved_model()`.
+          batch: shaped like the data.
+        """
+        if not (self.folder / "checkpoints").is_dir():
+            raise UserError(f"{self.folder} holds no checkpoint yet")
+        shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
+        return Store(self.folder).restore_average(abstract(shapes, mesh))
+
+    def forget_after(self, step: int) -> None:
+        """Drops log rows of steps that will be taken again."""
+        path = self.folder / "metrics.jsonl"
+        if path.exists():
+            rows = [line for line in path.read_text().splitlines() if _step(line) is not None]
+            kept = [line for line in rows if (_step(line) or 0) <= step]
+            path.write_text("".join(line + "\n" for line in kept))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Writes `summary.json`, whole or not at all."""
+        part = self.folder / "summary.json.part"
+        part.write_text(json.dumps(summary, indent=2) + "\n")
+        part.replace(self.folder / "summary.json")
+
+
+def _step(line: str) -> int | None:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):
+        return None  # the last line of a killed run may be half a line
+
+
+def abstract(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
+    """Shapes with a place to be restored to: replicated over the mesh."""
+    place = replicated(mesh)
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+
+
+def example_batch(experiment: Experiment, size: int) -> dict[str, np.ndarray]:
+    """A batch of zeros shaped like the data: all that `init` and `eval_shape` look at. Reads no records."""
+    batch = {"x": np.zeros((size, *experiment.data.shape), np.float32)}
+    if experiment.data.num_classes:
+        batch["label"] = np.zeros((size,), np.int32)
+    return batch
+
+
+def default_condition(model: Model, n: int) -> dict[str, jax.Array] | None:
+    """Classes 0, 1, 2, … in turn for a class-conditional model; nothing for another."""
+    classes = getattr(model, "num_classes", 0)
+    return {"label": jnp.arange(n, dtype=jnp.int32) % classes} if classes else None

@@ -1,0 +1,54 @@
+"""What a run carries from step to step, and a digest of it."""
+
+import hashlib
+import json
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from flax import struct
+
+from models.model import Model
+
+
+@struct.dataclass
+class TrainState:
+    """All of it a pytree of arrays."""
+
+    step: Any  # steps taken, int32
+    params: Any  # float32
+    average: Any  # exponential moving average of params: what is sampled from and measured
+    optimizer: Any  # optax state
+    model: Any  # the model's own `variables["state"]`
+
+
+def initial_state(
+    model: Model, optimizer: optax.GradientTransformation, key: jax.Array, batch: dict[str, Any]
+) -> TrainState:
+    """State before the first step; to be jitted or `eval_shape`d by the caller."""
+    variables = model.init(key, batch)
+    params = variables["params"]
+    return TrainState(
+        step=jax.numpy.zeros((), jax.numpy.int32),
+        params=params,
+        # A copy: donating a state whose two leaves are one buffer is an error.
+        average=jax.tree.map(jax.numpy.copy, params),
+        optimizer=optimizer.init(params),
+        model=variables["state"],
+    )
+
+
+def state_digest(state: TrainState, position: dict[str, Any]) -> str:
+    """SHA-256 over every leaf of the state, with its name, shape and dtype, and the data position.
+
+    Two runs that ended alike, bit for bit, have equal digests.
+    """
+    digest = hashlib.sha256(json.dumps(position, sort_keys=True).encode())
+    for path, leaf in sorted(
+        jax.tree_util.tree_leaves_with_path(state), key=lambda item: jax.tree_util.keystr(item[0])
+    ):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

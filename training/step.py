@@ -1,0 +1,79 @@
+"""The train step: `(state, batch) → (state, metrics)`, pure, jitted once, its state donated."""
+
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from losses.loss import Loss
+from models.model import Model
+from training.state import TrainState
+
+Metrics = dict[str, jax.Array]
+
+
+def named_key(seed: int, stream: str) -> jax.Array:
+    """The key of one of a run's streams of randomness (`init`, `train`, `sample`)."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(stream.encode()))
+
+
+def make_train_step(
+    model: Model,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    *,
+    seed: int,
+    ema: float,
+    accumulate: int = 1,
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """Builds the pure step.
+
+    Args:
+      ema: decay of the averaged parameters; min(ema, (1 + n)/(10 + n)) at step n, so a young average is not its start.
+      accumulate: the batch is read in so many parts, one after another, and their gradients are averaged.
+    """
+
+    def objective(params: Any, state: Any, key: jax.Array, batch: Any, step: jax.Array) -> tuple[jax.Array, Any]:
+        result = loss(model, {"params": params, "state": state}, key, batch, step)
+        metrics = {"loss": result.value} | dict(result.metrics)
+        return jnp.mean(result.value), ({name: jnp.mean(value) for name, value in metrics.items()}, result.state)
+
+    gradient = jax.grad(objective, has_aux=True)
+
+    def accumulated(state: TrainState, key: jax.Array, batch: Any) -> tuple[Any, Metrics, Any]:
+        if accumulate == 1:
+            gradients, (metrics, model_state) = gradient(state.params, state.model, key, batch, state.step)
+            return gradients, metrics, model_state
+
+        # Part i takes examples i, i + A, i + 2A, …: each device then splits its own share, and none moves.
+        parts = jax.tree.map(
+            lambda leaf: jnp.moveaxis(leaf.reshape(-1, accumulate, *leaf.shape[1:]), 1, 0),
+            batch,
+        )
+
+        def body(carry: Any, part: Any) -> tuple[Any, Metrics]:
+            total, model_state = carry
+            index, examples = part
+            part_key = jax.random.fold_in(key, index)
+            gradients, (metrics, model_state) = gradient(state.params, model_state, part_key, examples, state.step)
+            return (jax.tree.map(jnp.add, total, gradients), model_state), metrics
+
+        zeros = jax.tree.map(jnp.zeros_like, state.params)
+        (total, model_state), metrics = jax.lax.scan(body, (zeros, state.model), (jnp.arange(accumulate), parts))
+        mean = jax.tree.map(lambda leaf: leaf / accumulate, total)
+        return mean, jax.tree.map(jnp.mean, metrics), model_state
+
+    def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(named_key(seed, "train"), state.step)
+        gradients, metrics, model_state = accumulated(state, key, batch)
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+        average = optax.incremental_update(params, state.average, 1.0 - decay)
+        metrics["gradient_norm"] = optax.global_norm(gradients)
+        return TrainState(state.step + 1, params, average, optimizer_state, model_state), metrics
+
+    return train_step
