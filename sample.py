@@ -65,13 +65,13 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python sample.py RUN {' '.join(arguments)}")
+    from train import take
     from training.cli import load_module, parse
     from training.draw import Drawer
     from training.picture import picture, save_png
     from training.run import Run, default_condition, example_batch
     from training.startup import start
     from training.step import named_key
-    from train import take
 
     folder = Path(arguments.pop(0))
     file = take(arguments, "--experiment", has_value=True)
@@ -105,7 +105,8 @@ def main() -> None:
 
     out = chosen.out or folder
     out.mkdir(parents=True, exist_ok=True)
-    np.savez(out / "samples.npz", x=x, seed=chosen.seed, step=step, **(condition or {}))
+    arrays: dict[str, Any] = {"x": x, "seed": chosen.seed, "step": step, **(condition or {})}
+    np.savez(out / "samples.npz", **arrays)
     written = ["samples.npz"]
     try:
         save_png(picture(x), out / "samples.png")

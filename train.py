@@ -1,4 +1,4 @@
-"""Train an experiment: `python train.py digits_ddpm [--steps 500] [--model.path cosine] …`, `python train.py --list`."""
+"""Train an experiment: `python train.py digits_ddpm [--steps 500] [--model.path cosine] …`; `--list` names them."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ EXPERIMENT is a name (python train.py --list) or a file of your own (my.py). Bes
   --restart       start over: delete the run in that folder first
   --tiny          the experiment's tiny form, which runs in seconds
 
-A setting that is itself an object takes a name (--model.path cosine), and its own settings follow (--model.path.s 0.01).
+A setting that is itself an object takes a name (--model.path cosine); its own settings follow (--model.path.s 0.01).
 """
 
 

@@ -19,11 +19,11 @@ from jaxtyping import Int
 Arrays = dict[str, np.ndarray]
 
 
-class MissingData(Exception):
+class MissingDataError(Exception):
     """The records are not where they were looked for. The message names the command that fetches them."""
 
 
-class UnknownData(Exception):
+class UnknownDataError(Exception):
     """No set, or no split, of that name. The message names the nearest ones."""
 
 
@@ -31,8 +31,7 @@ class Source(ABC):
     """Random access to one split. Subclasses define `__len__` and `read`."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        ...
+    def __len__(self) -> int: ...
 
     @abstractmethod
     def read(self, records: Int[np.ndarray, " b"], seed: int, numbers: Int[np.ndarray, " b"]) -> Arrays:
@@ -107,4 +106,5 @@ class Batches:
 def stream(batches: Batches, threads: int = 2) -> Any:
     """A grain iterator over `batches`, read ahead by threads; `get_state` and `set_state` hold the position."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    return iter(grain.MapDataset.source(batches).to_iter_dataset(options))
+    source: Any = batches  # grain asks for a class of its own where the two methods are enough
+    return iter(grain.MapDataset.source(source).to_iter_dataset(options))

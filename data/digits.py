@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 
 from data.arrays import ArraySource
-from data.dataset import Dataset, Source, UnknownData
+from data.dataset import Dataset, Source, UnknownDataError
 
 TEST_SIZE = 360
 
@@ -16,7 +16,7 @@ def _split(split: str) -> tuple[np.ndarray, np.ndarray]:
     from sklearn.datasets import load_digits
 
     if split not in ("train", "test"):
-        raise UnknownData(f"digits has no split {split!r}; it has train and test")
+        raise UnknownDataError(f"digits has no split {split!r}; it has train and test")
     images, labels = load_digits(return_X_y=True)
     # RandomState's streams are frozen for ever, so the split is the same under every NumPy.
     order = np.random.RandomState(0).permutation(len(images))

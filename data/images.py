@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data.arrays import ArraySource
-from data.dataset import Arrays, Dataset, MissingData, Source, UnknownData
+from data.dataset import Arrays, Dataset, MissingDataError, Source, UnknownDataError
 from data.pixels import decode, to_model_space
 
 IN_MEMORY = 2**30  # bytes of decoded pixels up to which a split is cached
@@ -25,17 +25,18 @@ def _builder(name: str) -> Any:
     known = tfds.list_builders(with_community_datasets=False)
     if name.split("/")[0] not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise UnknownData(f"TFDS has no set {name!r}" + (f"; the nearest are {', '.join(near)}" if near else ""))
+        raise UnknownDataError(f"TFDS has no set {name!r}" + (f"; the nearest are {', '.join(near)}" if near else ""))
     builder = tfds.builder(name, file_format="array_record")
     if not builder.is_prepared():
         folder = builder.data_path.parent.parent
-        raise MissingData(
+        raise MissingDataError(
             f"{name} is not in {folder} (set TFDS_DATA_DIR to look elsewhere). To prepare it there:\n"
-            f"  pip install tensorflow && python -c \"import tensorflow_datasets as tfds; "
+            f'  pip install tensorflow && python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record', data_dir='{folder}').download_and_prepare()\""
         )
-    if "image" not in builder.info.features:
-        raise UnknownData(f"{name} is not an image set: its features are {', '.join(builder.info.features)}")
+    features: Any = builder.info.features
+    if "image" not in features:
+        raise UnknownDataError(f"{name} is not an image set: its features are {', '.join(features)}")
     return builder
 
 
@@ -45,7 +46,7 @@ def _source(name: str, split: str, size: int | None, flip: bool) -> Source:
 
     builder = _builder(name)
     if split not in builder.info.splits:
-        raise UnknownData(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
+        raise UnknownDataError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
     records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
     to_pixels = partial(decode, channels=builder.info.features["image"].shape[-1], size=size)
     stored = builder.info.features["image"].shape
@@ -80,7 +81,7 @@ class RecordSource(Source):
 
 @dataclass(frozen=True, kw_only=True)
 class TFDS(Dataset):
-    """A TFDS set with an `image` feature, such as mnist, fashion_mnist, cifar10, omniglot. x is [H, W, C] in [−1, 1]."""
+    """A TFDS set of images, such as mnist, fashion_mnist, cifar10, omniglot. x is [H, W, C] in [−1, 1]."""
 
     name: str  # as TFDS spells it
     train: str = "train"  # which TFDS split is trained on
@@ -93,7 +94,7 @@ class TFDS(Dataset):
         stored = _builder(self.name).info.features["image"].shape
         shape = (self.size, self.size, stored[-1]) if self.size else stored
         if None in shape:
-            raise UnknownData(f"the images of {self.name} differ in size; choose one with --data.size")
+            raise UnknownDataError(f"the images of {self.name} differ in size; choose one with --data.size")
         return tuple(shape)
 
     @property
@@ -103,7 +104,7 @@ class TFDS(Dataset):
 
     def source(self, split: str) -> Source:
         if split not in ("train", "test"):
-            raise UnknownData(f"a data set has the splits train and test, not {split!r}")
+            raise UnknownDataError(f"a data set has the splits train and test, not {split!r}")
         shape = self.shape
         name = self.train if split == "train" else self.test
         return _source(self.name, name, self.size and shape[0], self.flip and split == "train")

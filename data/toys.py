@@ -78,8 +78,7 @@ class Mixture(Toy):
     std: float = 0.1
 
     @abstractmethod
-    def means(self) -> Float[np.ndarray, "k 2"]:
-        ...
+    def means(self) -> Float[np.ndarray, "k 2"]: ...
 
     def point(self, key: Key[Array, ""]) -> Float[Array, "2"]:
         which, noise = jax.random.split(key)

@@ -8,12 +8,12 @@ it is flow matching (2210.02747, eq. 9; 2209.03003, eq. 1); with score and likel
 objective (2011.13456, eq. 7); with edm, EDM's (2206.00364, eq. 8).
 """
 
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from dataclasses import dataclass, field
 from losses.loss import Loss, Objective
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes

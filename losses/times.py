@@ -1,13 +1,13 @@
 """How training draws t: a distribution, given by its quantile function, and a way of drawing the uniforms it is fed.
 
-    uniform        t = u                                                     DDPM, 2006.11239 alg. 1 (continuous)
-    discrete       t = ⌈u·T⌉/T                                               DDPM, 2006.11239 alg. 1
-    logit_normal   t = sigmoid(m + s·Φ⁻¹(u))                                 SD3, 2403.03206 eq. 19
-    log_normal     log(σ/α) = m + s·Φ⁻¹(u)                                   EDM, 2206.00364 table 1
+uniform        t = u                                                     DDPM, 2006.11239 alg. 1 (continuous)
+discrete       t = ⌈u·T⌉/T                                               DDPM, 2006.11239 alg. 1
+logit_normal   t = sigmoid(m + s·Φ⁻¹(u))                                 SD3, 2403.03206 eq. 19
+log_normal     log(σ/α) = m + s·Φ⁻¹(u)                                   EDM, 2206.00364 table 1
 
-    independent      u_i ~ U(0, 1)
-    low_discrepancy  u_i = (u₀ + i/B) mod 1, one uniform a batch             VDM, 2107.00630 app. I.1
-    antithetic       pairs (u, 1−u)                                          DDIM's public code
+independent      u_i ~ U(0, 1)
+low_discrepancy  u_i = (u₀ + i/B) mod 1, one uniform a batch             VDM, 2107.00630 app. I.1
+antithetic       pairs (u, 1−u)                                          DDIM's public code
 """
 
 from abc import ABC, abstractmethod
@@ -31,8 +31,7 @@ class TimeDistribution(ABC):
     draw: Literal["independent", "low_discrepancy", "antithetic"] = "independent"  # how the uniforms are drawn
 
     @abstractmethod
-    def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]:
-        ...
+    def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]: ...
 
     def __call__(self, key: Key[Array, ""], size: int, path: Path) -> Float[Array, "{size}"]:
         """Draws `size` times."""

@@ -29,8 +29,7 @@ class Weighting(ABC):
     """Base of all weightings: w(t) ≥ 0, one an example."""
 
     @abstractmethod
-    def __call__(self, model: Denoiser, t: Times) -> Weights:
-        ...
+    def __call__(self, model: Denoiser, t: Times) -> Weights: ...
 
 
 def _from_x0(model: Denoiser, t: Times, weight: Weights) -> Weights:

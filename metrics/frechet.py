@@ -17,9 +17,7 @@ from metrics.metric import Evaluation, Metric, flat
 Features = Callable[[Float[np.ndarray, "n *s"]], Float[np.ndarray, "n d"]]
 
 
-def frechet_distance(
-    x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"], features: Features = flat
-) -> float:
+def frechet_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"], features: Features = flat) -> float:
     """Eq. (1), in float64, symmetric in x and y.
 
     Raises:

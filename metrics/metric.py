@@ -26,8 +26,7 @@ class Metric(ABC):
     """Base of all metrics."""
 
     @abstractmethod
-    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
-        ...
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]: ...
 
 
 def flat(x: Float[np.ndarray, "n *s"]) -> Float[np.ndarray, "n d"]:

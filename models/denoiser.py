@@ -8,9 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from models.model import Batch, Condition, Model, Net, Variables
 from paths.path import Path
@@ -52,7 +51,7 @@ class Denoiser(Model):
     ) -> Float[Array, "b *s"]:
         """F, the network's own output at xₜ = x. Pass a `dropout` key while training, none otherwise."""
         row = self.face(t)
-        return self.net.apply(
+        output: Any = self.net.apply(
             {"params": variables["params"]},
             expand(row.c_in, x) * x,
             row.c_noise,
@@ -60,6 +59,7 @@ class Denoiser(Model):
             train=dropout is not None,
             rngs={"dropout": dropout} if dropout is not None else None,
         )
+        return output
 
     def target(
         self, x0: Float[Array, "b *s"], eps: Float[Array, "b *s"], t: Float[Array, " b"]
@@ -101,5 +101,3 @@ class Denoiser(Model):
     def num_classes(self) -> int:
         """How many classes the network is conditioned on; 0 if none."""
         return getattr(self.net, "num_classes", 0)
-
-

@@ -1,7 +1,7 @@
 """Residual MLP with noise-level conditioning: vectors, 2-D toys and small images, and nothing but matrix products.
 
-    (1)  h ← h + W₂·silu(W₁·((1 + a(c))·LN(h) + b(c))),   c the conditioning vector       pre-activation residual block
-    (2)  a, b and W₂ start at zero, so every block starts as the identity
+(1)  h ← h + W₂·silu(W₁·((1 + a(c))·LN(h) + b(c))),   c the conditioning vector       pre-activation residual block
+(2)  a, b and W₂ start at zero, so every block starts as the identity
 """
 
 import math

@@ -12,8 +12,7 @@ class Coupling(ABC):
     """Base of all couplings: gives each data point of a batch its noise."""
 
     @abstractmethod
-    def noise(self, key: Key[Array, ""], x0: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
-        ...
+    def noise(self, key: Key[Array, ""], x0: Float[Array, "b *s"]) -> Float[Array, "b *s"]: ...
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,8 +39,7 @@ class Grid(ABC):
     """Base of all grids. A new one defines `times(path, steps, t_max)`: N times, descending, without the final 0."""
 
     @abstractmethod
-    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
-        ...
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]: ...
 
     def knots(self, path: Path, steps: int, t_max: float | None = None) -> Knots:
         """Lays the grid on `path`.

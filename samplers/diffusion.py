@@ -1,9 +1,8 @@
 """The driver of all solvers: one compiled scan from noise to data.
 
-    x ← σ(t₀)·ε;   for each row of the kernel's table: x ← step(D, x, row)
+x ← σ(t₀)·ε;   for each row of the kernel's table: x ← step(D, x, row)
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -45,10 +44,10 @@ class Diffusion(Sampler):
         if not isinstance(model, Denoiser):
             raise TypeError(f"the diffusion sampler needs a Denoiser, got {type(model).__name__}")
 
-        def denoise(x: Float[Array, "n *s"], t: Float[Array, ""]) -> Float[Array, "n *s"]:
+        def network(x: Float[Array, "n *s"], t: Float[Array, ""]) -> Float[Array, "n *s"]:
             return model.denoise(variables, x, jnp.broadcast_to(t, x.shape[:1]), condition)
 
-        denoise = reduce(lambda inner, transform: transform(inner), self.transforms, denoise)
+        denoise: Denoise = reduce(lambda inner, transform: transform(inner), self.transforms, network)
         knots = self.grid.knots(model.path, self.steps, model.t_max)
         return solve(self.solver, denoise, model.path, knots, keys, shape, trajectory)
 
@@ -58,7 +57,7 @@ class Diffusion(Sampler):
 
 def solve(
     kernel: Kernel,
-    denoise: Denoise | Callable[..., Any],
+    denoise: Denoise,
     path: Path,
     knots: Knots,
     keys: Key[Array, " n"],

@@ -34,8 +34,7 @@ class Multistep(Kernel):
     """Base of the table solvers. A new one defines `table(path, knots)`."""
 
     @abstractmethod
-    def table(self, path: Path, knots: Knots) -> Table:
-        ...
+    def table(self, path: Path, knots: Knots) -> Table: ...
 
     def rows(self, path: Path, knots: Knots) -> Rows:
         table = self.table(path, knots)

@@ -13,8 +13,7 @@ class Transform(ABC):
     """Base of all transformations `Denoise → Denoise`."""
 
     @abstractmethod
-    def __call__(self, denoise: Denoise) -> Denoise:
-        ...
+    def __call__(self, denoise: Denoise) -> Denoise: ...
 
 
 @dataclass(frozen=True, kw_only=True)

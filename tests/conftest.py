@@ -29,12 +29,12 @@ def key() -> jax.Array:
 
 def tfds_has(name: str) -> bool:
     """Whether a TFDS set is prepared where TFDS looks for it."""
-    from data.dataset import MissingData
+    from data.dataset import MissingDataError
     from data.images import TFDS
 
     try:
         return bool(TFDS(name=name).shape)
-    except MissingData:
+    except MissingDataError:
         return False
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from models.denoiser import Denoiser, expand
 from models.mlp import MLP
 from models.model import Batch, Condition, Variables
-from paths.schedules import VE, VP, Cosine, DDPMLinear, EDM, Rectified, SubVP
+from paths.schedules import EDM, VE, VP, Cosine, DDPMLinear, Rectified, SubVP
 
 PATHS = {
     "vp": VP(),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from data.arrays import ArraySource, flipped
-from data.dataset import Batches, MissingData, UnknownData, permutation, stream
+from data.dataset import Batches, MissingDataError, UnknownDataError, permutation, stream
 from data.digits import Digits
 from data.images import TFDS
 from data.pixels import decode, to_model_space, to_uint8
@@ -38,7 +38,7 @@ def test_digits_are_all_there_and_split_for_good():
 
     original = load_digits().data / 8 - 1
     np.testing.assert_array_equal(np.sort(both.sum(1)), np.sort(original.astype(np.float32).sum(1)))
-    with pytest.raises(UnknownData, match="train and test"):
+    with pytest.raises(UnknownDataError, match="train and test"):
         Digits().source("validation")
 
 
@@ -96,7 +96,9 @@ def test_one_eight_and_sixteen_bit_images_fill_the_range():
             assert x.shape == (16, 16, channels)
             assert x.dtype == np.float32
             assert (x.min(), x.max()) == (-1.0, 1.0)
-    eight, sixteen = (to_model_space(decode(e, 1)) for e in (png(ramp8, None), png(ramp8.astype(np.uint16) * 257, None)))
+    eight, sixteen = (
+        to_model_space(decode(e, 1)) for e in (png(ramp8, None), png(ramp8.astype(np.uint16) * 257, None))
+    )
     np.testing.assert_allclose(eight, sixteen, atol=1e-6)
     with pytest.raises(ValueError, match="unsigned integer"):
         to_model_space(np.zeros(3, np.float32))
@@ -199,16 +201,20 @@ def test_sets_too_large_to_hold_are_decoded_as_they_are_read(monkeypatch):
 
 
 def test_a_wrong_name_gets_the_nearest_ones():
-    with pytest.raises(UnknownData, match="TFDS has no set 'mnits'; the nearest are mnist"):
+    with pytest.raises(UnknownDataError, match="TFDS has no set 'mnits'; the nearest are mnist"):
         _ = TFDS(name="mnits").shape
-    with pytest.raises(UnknownData, match="not 'validation'"):
+    with pytest.raises(UnknownDataError, match="not 'validation'"):
         TFDS(name="mnist").source("validation")
 
 
 def test_a_missing_set_names_folder_and_command(tmp_path):
     """In a process of its own: TFDS reads its folder from the environment once."""
-    code = "from data.images import TFDS\ntry:\n TFDS(name='mnist').shape\nexcept Exception as e: print(type(e).__name__, e)"
+    code = (
+        "from data.images import TFDS\ntry: TFDS(name='mnist').shape\nexcept Exception as e: print(type(e).__name__, e)"
+    )
     environment = {"TFDS_DATA_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True).stdout
-    assert out.startswith(f"{MissingData.__name__} mnist is not in {tmp_path}")
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout
+    assert out.startswith(f"{MissingDataError.__name__} mnist is not in {tmp_path}")
     assert "download_and_prepare()" in out

@@ -10,15 +10,15 @@ from models.embedding import sinusoidal
 from models.mlp import MLP, MLPBlock
 from models.stack import Stack, checkpointed
 from models.unet import UNet
-from paths.schedules import VP, Cosine, Rectified
 from paths.predictions import face
+from paths.schedules import VP, Cosine, Rectified
 from tests.exact import PATHS, exact
 
 
-def perturbed(params, key=jax.random.key(5)):
+def perturbed(params):
     """Zero-initialised layers make every test of a network trivially true: move all leaves."""
     leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
+    keys = jax.random.split(jax.random.key(5), len(leaves))
     return tree.unflatten([leaf + 0.1 * jax.random.normal(k, leaf.shape) for leaf, k in zip(leaves, keys, strict=True)])
 
 

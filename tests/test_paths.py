@@ -50,7 +50,9 @@ def test_discrete_and_continuous_ddpm_agree_at_the_grid_points():
     np.testing.assert_allclose(tables["betas"], betas, rtol=1e-6)
     np.testing.assert_allclose(tables["alphas_bar"], alpha_bar, rtol=1e-5)
     previous = np.append(1.0, alpha_bar[:-1])
-    np.testing.assert_allclose(tables["posterior_variance"][1:], (betas * (1 - previous) / (1 - alpha_bar))[1:], rtol=1e-5)
+    np.testing.assert_allclose(
+        tables["posterior_variance"][1:], (betas * (1 - previous) / (1 - alpha_bar))[1:], rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())

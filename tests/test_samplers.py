@@ -76,7 +76,7 @@ def test_ddim_of_eta_0_draws_no_noise():
 
 @pytest.mark.parametrize("solver", [DDIM(eta=0.0), DDPM()], ids=str)
 def test_a_sample_depends_on_its_key_alone(solver):
-    """Alone, in a batch of 64, over 8 devices: equal to 1e-5 (XLA may order a sum differently; the noise is the same)."""
+    """Alone, in a batch of 64, over 8 devices: equal to 1e-5 (XLA may order a sum differently)."""
     model, sampler = exact(VP()), Diffusion(solver=solver, steps=20)
     together = draw(model, sampler).x
     for i in (0, 17, 63):

@@ -1,7 +1,7 @@
 """Checkpoints by orbax: asynchronous, atomic, state and data position together.
 
 A checkpoint holds three items: `average` (averaged parameters and model state, all that sampling needs), `train`
-(the rest of the state) and `progress` (data position and seconds trained).
+(the rest of the state) and `progress` (data position, seconds trained, last loss).
 """
 
 import logging
@@ -18,7 +18,9 @@ from training.experiment import Checkpoints
 from training.state import TrainState
 
 T = TypeVar("T")
-policies = ocp.training.preservation_policies
+# Typed loosely: orbax states these as protocols that its own members do not quite meet.
+keeping: Any = ocp.training.preservation_policies
+saving: Any = ocp.training.save_decision_policies
 
 
 def _quiet() -> None:
@@ -29,17 +31,18 @@ def _quiet() -> None:
 class Store:
     """The checkpoints of one run folder."""
 
-    def __init__(self, workdir: Path, keep: Checkpoints = Checkpoints()) -> None:
+    def __init__(self, workdir: Path, keep: Checkpoints | None = None) -> None:
         _quiet()
+        keep = keep or Checkpoints()
         self.folder = workdir / "checkpoints"
-        rules: list[Any] = [policies.LatestN(keep.latest)]
+        rules: list[Any] = [keeping.LatestN(keep.latest)]
         if keep.keep_every:
-            rules.append(policies.EveryNSteps(keep.keep_every))
+            rules.append(keeping.EveryNSteps(keep.keep_every))
         self._checkpointer = ocp.training.Checkpointer(
-            self.folder.resolve(),
-            preservation_policy=policies.AnyPreservationPolicy(rules),
+            str(self.folder.resolve()),
+            preservation_policy=keeping.AnyPreservationPolicy(rules),
             # Saves are decided by the training loop alone.
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            save_decision_policy=saving.FixedIntervalPolicy(1),
             cleanup_tmp_directories=True,
         )
 

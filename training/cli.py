@@ -6,6 +6,7 @@ member of its family (`--model.path cosine`, `--loss.weighting min_snr`), and it
 
 import ast
 import dataclasses
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -31,6 +32,7 @@ def experiment_names() -> dict[str, str]:
     return {path.stem: (ast.get_docstring(ast.parse(path.read_text())) or "").split("\n")[0] for path in files}
 
 
+@functools.cache
 def load_module(name: str) -> types.ModuleType:
     """An experiment by name, or a user's own file by path.
 
@@ -42,7 +44,8 @@ def load_module(name: str) -> types.ModuleType:
         if not path.is_file():
             raise UserError(f"there is no file {name}")
         spec = importlib.util.spec_from_file_location(path.stem, path)
-        assert spec and spec.loader
+        assert spec is not None
+        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)

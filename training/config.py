@@ -128,7 +128,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def describe(hint: Any) -> str:
-    return getattr(hint, "__name__", None) if inspect.isclass(hint) else str(hint).replace("typing.", "")
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
 
 
 def nearest(name: str, allowed: Any) -> str:

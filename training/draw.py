@@ -2,15 +2,23 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 from models.model import Model, Variables
 from samplers.sampler import Sampler, Samples, sample_keys
 from training.mesh import by_batch, replicated
+
+
+class Drawn(NamedTuple):
+    """Samples on the host."""
+
+    x: Float[np.ndarray, "n *s"]
+    trajectory: Float[np.ndarray, "steps n *s"] | None = None
 
 
 @dataclass
@@ -30,7 +38,7 @@ class Drawer:
 
     def __call__(
         self, variables: Variables, key: jax.Array, n: int, condition: Any = None, trajectory: bool = False
-    ) -> Samples:
+    ) -> Drawn:
         """Draws n samples, as host arrays. `condition` is a dict of arrays [n]."""
         # Equal batches, the last padded: one compilation, and a whole number of samples on every device.
         size = min(self.batch_size, n)
@@ -45,8 +53,8 @@ class Drawer:
             parts.append(jax.device_get(self._compile(arguments, trajectory)(*arguments)))
         x = np.concatenate([part.x for part in parts])[:n]
         if not trajectory:
-            return Samples(x)
-        return Samples(x, np.concatenate([part.trajectory for part in parts], axis=1)[:, :n])
+            return Drawn(x)
+        return Drawn(x, np.concatenate([part.trajectory for part in parts], axis=1)[:, :n])
 
     def _compile(self, arguments: Any, trajectory: bool) -> Any:
         shapes = jax.tree.map(lambda leaf: leaf.shape, arguments[2:])

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from data.dataset import MissingData, UnknownData
+from data.dataset import MissingDataError, UnknownDataError
 
 
 class UserError(Exception):
     """A mistake in what was asked for; its message says what was wrong and what is allowed."""
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818, stopping when asked to is no error
     """Training ended before its last step. `code` is the exit status."""
 
     def __init__(self, message: str, code: int) -> None:
@@ -33,7 +33,7 @@ def run(main: Callable[[], None]) -> None:
         main()
     except Stopped as stop:
         exit_with(str(stop), stop.code)
-    except (UserError, MissingData, UnknownData) as mistake:
+    except (UserError, MissingDataError, UnknownDataError) as mistake:
         exit_with(str(mistake))
     except OSError as failure:  # a full disk, a read-only folder, a file that is not there
         name = f": {failure.filename}" if failure.filename else ""

@@ -46,7 +46,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     restored = store.restore(plan.state_like)
     iterator = stream(plan.batches)
     if restored is None:
-        state, progress = plan.initial(), {"position": iterator.get_state(), "seconds": 0.0}
+        state, progress = plan.initial(), {"position": iterator.get_state(), "seconds": 0.0, "loss": math.nan}
     else:
         state, progress = restored
         iterator.set_state(progress["position"])
@@ -58,7 +58,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     log = Log(folder, first, experiment.steps, experiment.log_every)
     seconds = lambda: progress["seconds"] + time.perf_counter() - began  # noqa: E731
     saved = first if restored else None
-    loss = math.nan
+    loss = float(progress["loss"])
     caught: list[signal.Signals] = []
     previous = {number: signal.signal(number, _catcher(caught)) for number in EXIT_STATUS}
     try:
@@ -83,7 +83,8 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             if last or caught or picture_due or step % experiment.checkpoints.every == 0:
                 finish()  # nothing is saved or drawn from a step that has not been seen to be finite
             if last or caught or step % experiment.checkpoints.every == 0:
-                _save(store, state, {"position": iterator.get_state(), "seconds": seconds()}, saved)
+                now = {"position": iterator.get_state(), "seconds": seconds(), "loss": loss}
+                _save(store, state, now, saved)
                 saved = step
             if caught and not last:
                 _wait(store, saved)

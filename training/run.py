@@ -50,7 +50,7 @@ class Run:
         if changed:
             raise UserError(
                 f"{self.folder} holds a run with other settings:\n  " + "\n  ".join(changed) + "\n"
-                "Name another folder (--workdir), repeat the run's own settings to resume it, or --restart to start over."
+                "Name another folder (--workdir), repeat its own settings to resume it, or --restart to start over."
             )
 
     def experiment(self) -> Experiment:
@@ -109,7 +109,7 @@ def abstract(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def example_batch(experiment: Experiment, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros shaped like the data: all that `init` and `eval_shape` look at. Reads no records."""
-    batch = {"x": np.zeros((size, *experiment.data.shape), np.float32)}
+    batch: dict[str, np.ndarray] = {"x": np.zeros((size, *experiment.data.shape), np.float32)}
     if experiment.data.num_classes:
         batch["label"] = np.zeros((size,), np.int32)
     return batch

@@ -1,0 +1,306 @@
+"""The loop: one device equals eight, accumulated equals whole, checkpoints, digests, stops."""
+
+import json
+import math
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments.digits_ddpm import tiny as digits
+from experiments.toy_flow import tiny as toy
+from losses.denoising import Denoising
+from losses.loss import Objective
+from models.denoiser import Denoiser
+from models.mlp import MLP
+from samplers.sampler import NoSampler
+from training.checkpoint import Store
+from training.draw import Drawer
+from training.errors import Stopped, UserError
+from training.experiment import Checkpoints
+from training.loop import Plan, train
+from training.mesh import Mesh, put_batch
+from training.optimizer import Optimizer
+from training.run import Run, example_batch
+from training.state import state_digest
+from training.step import named_key
+
+ONE = replace(digits, mesh=Mesh(data=1), sample_every=0, metrics=())
+
+
+def steps(experiment, n=4):
+    """The state and the losses after n steps."""
+    plan = Plan(experiment)
+    state, losses = plan.initial(), []
+    for i in range(n):
+        state, metrics = plan.train_step(state, put_batch(plan.batches[i], plan.batch_sharding))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def assert_close(a, b, rtol=1e-4, atol=1e-5):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol)
+
+
+@pytest.mark.parametrize("experiment", [digits, toy], ids=["digits", "toy"])
+def test_one_device_equals_eight(experiment):
+    """Losses to 1e-5, parameters to 1e-4 relative: only the order of sums differs."""
+    one, eight = (steps(replace(experiment, mesh=Mesh(data=n))) for n in (1, 8))
+    np.testing.assert_allclose(one[1], eight[1], rtol=1e-5)
+    assert_close(one[0].params, eight[0].params)
+    assert len(jax.tree.leaves(eight[0].params)[0].sharding.device_set) == 8
+
+
+def test_accumulated_gradients_equal_the_whole_batchs():
+    """With a loss that draws nothing, four parts of 8 are one batch of 32."""
+
+    @dataclass(frozen=True, kw_only=True)
+    class Fixed(Denoising):
+        def __call__(self, model, variables, key, batch, step):
+            t = jnp.full(batch["x"].shape[:1], 0.3)
+            error = model.raw(variables, batch["x"], t) - batch["x"]
+            return Objective(jnp.mean(error**2, axis=(1, 2, 3)), {}, variables["state"])
+
+    whole = steps(replace(ONE, loss=Fixed()))
+    parts = steps(replace(ONE, loss=Fixed(), accumulate=4))
+    np.testing.assert_allclose(whole[1], parts[1], rtol=1e-5)
+    assert_close(whole[0].params, parts[0].params)
+
+
+def test_average_follows_the_stated_decay():
+    experiment = replace(ONE, ema=0.5)
+    plan = Plan(experiment)
+    state = plan.initial()
+    average = jax.tree.map(np.asarray, state.params)
+    for n in range(5):
+        state, _ = plan.train_step(state, put_batch(plan.batches[n], plan.batch_sharding))
+        decay = min(0.5, (1 + n) / (10 + n))
+        average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * np.asarray(p), average, state.params)  # noqa: B023
+    assert_close(state.average, average, atol=1e-6)
+
+
+def test_optimizer_clips_warms_up_and_decays():
+    schedule = Optimizer(learning_rate=1.0, warmup=10, decay="cosine").schedule(110)
+    np.testing.assert_allclose([schedule(i) for i in (0, 4, 9)], [0.1, 0.5, 1.0], rtol=1e-6)
+    assert float(schedule(60)) == pytest.approx(0.5)
+    assert float(schedule(110)) == pytest.approx(0.0, abs=1e-6)
+    assert float(Optimizer(learning_rate=0.3).schedule(10)(7)) == pytest.approx(0.3)
+    params = {"w": jnp.zeros(3)}
+    chain = Optimizer(clip=1.0).build(10)
+    small, large = (chain.update({"w": jnp.full(3, g)}, chain.init(params), params)[0]["w"] for g in (100.0, 1e6))
+    np.testing.assert_allclose(small, large, rtol=1e-4)
+
+
+def test_the_loss_of_a_short_run_falls(tmp_path):
+    summary = train(replace(ONE, steps=150, batch_size=64, optimizer=Optimizer(learning_rate=3e-3)), tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows[-1]["loss"] < 0.8 * rows[0]["loss"]
+    assert summary["steps"] == 150
+    assert rows[-1]["step"] == 150
+
+
+def test_a_finished_run_has_everything_and_can_be_asked_again(tmp_path):
+    summary = train(digits, tmp_path)
+    for name in ("config.json", "metrics.jsonl", "summary.json", "samples/step_0000020.png", "tensorboard"):
+        assert (tmp_path / name).exists(), name
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    again = train(digits, tmp_path)
+    assert again["state_digest"] == summary["state_digest"]
+    assert again["loss"] == summary["loss"]
+    assert Run(tmp_path).experiment() == digits
+
+
+def test_resumed_equals_unbroken_in_every_bit(tmp_path):
+    """Stopped by hand at step 10 of 20: parameters, average, optimiser, data position."""
+    experiment = replace(ONE, checkpoints=Checkpoints(every=10))
+    unbroken = train(experiment, tmp_path / "unbroken")
+    train(experiment, tmp_path / "broken")
+    shutil.rmtree(tmp_path / "broken" / "checkpoints" / "20")
+    (tmp_path / "broken" / "summary.json").unlink()
+    resumed = train(experiment, tmp_path / "broken")
+    assert resumed["state_digest"] == unbroken["state_digest"]
+    rows = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(set(rows)), "steps taken twice are logged once"
+
+
+def test_the_digest_sees_one_bit():
+    state, _ = steps(ONE, 1)
+    position = {"next_index": 1}
+    assert state_digest(state, position) == state_digest(state, position)
+    assert state_digest(state, position) != state_digest(state, {"next_index": 2})
+    leaves, tree = jax.tree.flatten(state.params)
+    leaves[0] = np.asarray(leaves[0]).copy()
+    leaves[0].flat[0] = np.nextafter(leaves[0].flat[0], np.inf)
+    assert state_digest(state, position) != state_digest(state.replace(params=tree.unflatten(leaves)), position)
+
+
+def test_keeps_the_latest_and_every_so_many(tmp_path):
+    train(replace(ONE, checkpoints=Checkpoints(every=2, latest=2, keep_every=8)), tmp_path)
+    assert Store(tmp_path).steps() == [8, 16, 18, 20]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "metadata gone"])
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capfd, damage):
+    experiment = replace(ONE, checkpoints=Checkpoints(every=10))
+    unbroken = train(experiment, tmp_path)
+    newest = tmp_path / "checkpoints" / "20"
+    for path in newest.rglob("*"):
+        if damage == "metadata gone" and path.name == "_METADATA":
+            path.unlink()
+        elif damage != "metadata gone" and path.is_file() and path.parent.name == "d":
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"\0" * len(content))
+    resumed = train(experiment, tmp_path)
+    said = capfd.readouterr().out
+    assert "warning: checkpoint 20 cannot be read" in said
+    assert "resumed" in said
+    assert "at step 10 of 20" in said
+    assert resumed["state_digest"] == unbroken["state_digest"]
+    assert (tmp_path / "damaged" / "20").is_dir()
+    assert Store(tmp_path).steps() == [10, 20]
+
+
+def test_nothing_readable_is_said_and_nothing_is_overwritten(tmp_path):
+    experiment = replace(ONE, checkpoints=Checkpoints(every=20))
+    train(experiment, tmp_path)
+    for path in (tmp_path / "checkpoints" / "20").rglob("_METADATA"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"none of the checkpoints \[20\].*--restart starts over"):
+        train(experiment, tmp_path)
+
+
+def test_other_settings_are_refused_and_named(tmp_path):
+    train(ONE, tmp_path)
+    before = (tmp_path / "summary.json").read_text()
+    other = replace(ONE, seed=5, model=Denoiser(net=MLP(width=32, depth=3), path=digits.model.path))
+    with pytest.raises(UserError) as refusal:
+        train(other, tmp_path)
+    assert "model.net.depth: 2 in the run, 3 asked for" in str(refusal.value)
+    assert "seed: 0 in the run, 5 asked for" in str(refusal.value)
+    assert (tmp_path / "summary.json").read_text() == before
+    assert train(other, tmp_path, restart=True)["steps"] == 20
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    experiment = replace(ONE, loss=Exploding(at=14), checkpoints=Checkpoints(every=5))
+    with pytest.raises(Stopped, match=r"step 15: .*loss is nan.*last good checkpoint is step 10") as stop:
+        train(experiment, tmp_path)
+    assert stop.value.code == 1
+    store = Store(tmp_path)
+    assert store.steps() == [5, 10]
+    restored = store.restore(Plan(experiment).state_like)
+    assert restored is not None
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(restored[0].params))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exploding(Denoising):
+    """Not a number at one step: the first that has taken `at` steps."""
+
+    at: int = 14
+
+    def __call__(self, model, variables, key, batch, step):
+        result = super().__call__(model, variables, key, batch, step)
+        return result._replace(value=jnp.where(step == self.at, jnp.nan, result.value))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"batch_size": 31, "mesh": Mesh(data=8)}, "batch_size=31 does not divide over 8 devices"),
+        ({"mesh": Mesh(data=9)}, "mesh.data=9, but there are 8 devices"),
+        ({"sampler": replace(digits.sampler, steps=0)}, "at least 1 step, got steps=0"),
+        ({"sampler": replace(digits.sampler, steps=1001)}, "at most as many steps as it was trained with"),
+    ],
+)
+def test_a_wrong_setting_fails_before_the_first_step(tmp_path, change, message):
+    with pytest.raises(UserError, match=message):
+        train(replace(ONE, **change), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 0}, {"ema": 1.0}, {"steps": -1}, {"accumulate": 3}])
+def test_impossible_settings_are_refused_by_the_experiment(change):
+    with pytest.raises(ValueError, match="="):
+        replace(digits, **change)
+
+
+def test_precision_and_remat_reach_every_net_that_leaves_them_open():
+    experiment = replace(digits, precision="bfloat16", remat="full")
+    net = experiment.resolved_model().net
+    assert (net.dtype, net.remat) == ("bfloat16", "full")
+    own = replace(experiment, model=replace(digits.model, net=MLP(dtype="float32", remat="none")))
+    assert (own.resolved_model().net.dtype, own.resolved_model().net.remat) == ("float32", "none")
+    state, losses = steps(replace(experiment, mesh=Mesh(data=1)))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(state.params))
+    assert np.isfinite(losses).all()
+
+
+def test_samples_do_not_depend_on_batch_size_or_mesh():
+    """The drawer's padding and splitting: equal to 1e-5."""
+    plan = Plan(ONE)
+    state = plan.initial()
+    variables = {"params": jax.tree.map(lambda p: np.asarray(p) + 0.01, state.params), "state": {}}
+    key = named_key(0, "sample")
+    whole = Drawer(plan.model, ONE.sampler, (8, 8, 1), Mesh(data=1).build())(variables, key, 11).x
+    assert whole.shape == (11, 8, 8, 1)
+    for mesh, batch in ((1, 4), (8, 256), (8, 8)):
+        drawer = Drawer(plan.model, ONE.sampler, (8, 8, 1), Mesh(data=mesh).build(), batch)
+        np.testing.assert_allclose(drawer(variables, key, 11).x, whole, atol=1e-5)
+    traced = Drawer(plan.model, ONE.sampler, (8, 8, 1), Mesh(data=8).build(), 8)(variables, key, 11, None, True)
+    assert traced.trajectory is not None
+    assert traced.trajectory.shape == (6, 11, 8, 8, 1)
+    np.testing.assert_allclose(traced.trajectory[-1], whole, atol=1e-5)
+
+
+def test_sampling_restores_the_average_alone(tmp_path):
+    train(ONE, tmp_path)
+    run = Run(tmp_path)
+    model = run.experiment().resolved_model()
+    variables, step = run.averaged(model, example_batch(ONE, 2), Mesh(data=1).build())
+    assert step == 20
+    restored = Store(tmp_path).restore(Plan(ONE).state_like)
+    assert restored is not None
+    assert_close(variables["params"], restored[0].average, rtol=0, atol=0)
+
+
+def test_a_run_of_no_steps_saves_its_start(tmp_path):
+    summary = train(replace(ONE, steps=0), tmp_path)
+    assert summary["steps"] == 0
+    assert Store(tmp_path).steps() == [0]
+
+
+def test_a_model_that_draws_nothing_trains(tmp_path):
+    summary = train(replace(ONE, sampler=NoSampler(), steps=3), tmp_path)
+    assert math.isfinite(summary["loss"])
+
+
+@pytest.mark.parametrize("name", ["digits_ddpm", "toy_flow", "mnist_ddpm"])
+def test_tiny_experiments_run(tmp_path: Path, name):
+    from tests.conftest import tfds_has
+    from training.cli import load_experiment
+
+    if name == "mnist_ddpm" and not tfds_has("mnist"):
+        pytest.skip("mnist is not prepared; set TFDS_DATA_DIR to where it is")
+    experiment = load_experiment(name, tiny=True)
+    summary = train(experiment, tmp_path)
+    assert math.isfinite(summary["loss"])
+    assert 0 <= summary["two_sample_accuracy"] <= 1
+    assert list((tmp_path / "samples").glob("*.png"))
+
+
+def test_cifar10s_tiny_form_takes_a_step_on_zeros():
+    """The set itself cannot be embedded; the experiment's step is compiled and run on images of its shape."""
+    from experiments.cifar10_ddpm import tiny
+
+    batch = {"x": jnp.zeros((8, 32, 32, 3)), "label": jnp.zeros(8, jnp.int32)}
+    variables = tiny.model.init(jax.random.key(0), batch)
+    step = jnp.zeros((), jnp.int32)
+    value = jax.jit(lambda v: tiny.loss(tiny.model, v, jax.random.key(1), batch, step).value)(variables)
+    assert value.shape == (8,)
+    assert np.isfinite(value).all()
