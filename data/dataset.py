@@ -30,6 +30,11 @@ class UnknownDataError(Exception):
 class Source(ABC):
     """Random access to one split. Subclasses define `__len__` and `read`."""
 
+    @property
+    def threads(self) -> int:
+        """How many threads read ahead. 0, for records in memory: an indexing operation costs less than a hand-over."""
+        return 0
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -103,8 +108,9 @@ class Batches:
         return self.source.read(records, self.seed, numbers)
 
 
-def stream(batches: Batches, threads: int = 2) -> Any:
-    """A grain iterator over `batches`, read ahead by threads; `get_state` and `set_state` hold the position."""
+def stream(batches: Batches) -> Any:
+    """A grain iterator over `batches`; its `get_state` and `set_state` hold the position."""
+    threads = batches.source.threads
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
     source: Any = batches  # grain asks for a class of its own where the two methods are enough
     return iter(grain.MapDataset.source(source).to_iter_dataset(options))

@@ -68,6 +68,10 @@ class RecordSource(Source):
     to_pixels: Any
     flip: bool
 
+    @property
+    def threads(self) -> int:
+        return 8
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -47,12 +47,21 @@ class Toy(Dataset):
         return ToySource(self, split)
 
 
+BLOCK = 8192  # examples drawn at once: a call for each batch would cost more than its points
+
+
 @lru_cache(maxsize=16)
 def _drawer(toy: Toy):
-    def draw(seed: UInt[Array, ""], numbers: UInt[Array, " b"]) -> Points:
-        return jax.vmap(lambda n: toy.point(jax.random.fold_in(jax.random.key(seed), n)))(numbers)
+    def draw(seed: UInt[Array, ""], first: UInt[Array, ""]) -> Points:
+        key, numbers = jax.random.key(seed), first + jnp.arange(BLOCK, dtype=jnp.uint32)
+        return jax.vmap(lambda n: toy.point(jax.random.fold_in(key, n)))(numbers)
 
     return jax.jit(draw)
+
+
+@lru_cache(maxsize=8)
+def _block(toy: Toy, seed: int, index: int) -> Float[np.ndarray, "block 2"]:
+    return np.asarray(_drawer(toy)(np.uint32(seed), np.uint32(index * BLOCK)))
 
 
 @dataclass(frozen=True)
@@ -68,7 +77,9 @@ class ToySource(Source):
     def read(self, records: Int[np.ndarray, " b"], seed: int, numbers: Int[np.ndarray, " b"]) -> Arrays:
         # The test split is another stream, whatever the run's seed.
         seed = {"train": seed + 1, "test": 0x7E57}[self.split]
-        return {"x": np.asarray(_drawer(self.toy)(np.uint32(seed), numbers.astype(np.uint32)))}
+        blocks = numbers // BLOCK
+        parts = [_block(self.toy, seed, int(i))[numbers[blocks == i] % BLOCK] for i in np.unique(blocks)]
+        return {"x": np.concatenate(parts)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,99 @@
+"""What the training loop adds to the jitted step: `python benchmarks/train_overhead.py [EXPERIMENT] [--windows 40]`.
+
+One run of train.py's own loop (data pipeline, every step's metrics fetched, checked and logged, signals caught) is
+paused every 25 steps, and each time the bare jitted step is run 24 times in a Python loop over the same batches,
+already on the device. So both are timed in alternation on the same machine minute, and the medians over windows are
+compared; the quartiles are printed because the machine's noise is part of the answer.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+
+from training import loop
+from training.cli import load_experiment
+from training.experiment import Checkpoints
+from training.log import Log
+from training.mesh import put_batch
+from training.startup import start
+
+# While a window opens, the step in flight ends; the loop is left when step 25 is dispatched and 24 have been computed.
+WINDOW = 25
+COMPUTED = WINDOW - 1
+
+
+class Bare:
+    """The jitted step alone, on batches that are on the device."""
+
+    def __init__(self, plan: loop.Plan) -> None:
+        self.plan = plan
+        self.batches = [put_batch(plan.batches[i], plan.batch_sharding) for i in range(COMPUTED)]
+        self.state, _ = plan.train_step(plan.initial(), self.batches[0])
+
+    def seconds(self) -> float:
+        jax.block_until_ready(self.state)
+        began = time.perf_counter()
+        for batch in self.batches:
+            self.state, _ = self.plan.train_step(self.state, batch)
+        jax.block_until_ready(self.state)
+        return time.perf_counter() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("experiment", nargs="?", default="digits_ddpm")
+    parser.add_argument("--windows", type=int, default=40)
+    options = parser.parse_args()
+    start()
+    experiment = replace(
+        load_experiment(options.experiment),
+        steps=WINDOW * (options.windows + 2),
+        log_every=WINDOW,
+        sample_every=0,
+        metrics=(),
+        checkpoints=Checkpoints(every=10**9),
+    )
+    bare = Bare(loop.Plan(experiment))
+    pause = 3 * bare.seconds() / COMPUTED
+    looped: list[float] = []
+    alone: list[float] = []
+
+    class PausingLog(Log):
+        since = 0.0
+
+        def step(self, step: int, metrics: dict[str, Any]) -> None:
+            super().step(step, metrics)
+            if step % WINDOW == 0:
+                looped.append(time.perf_counter() - self.since)
+                time.sleep(pause)  # for the step in flight
+                alone.append(bare.seconds())
+                time.sleep(pause)  # the same rest for both
+                self.since = time.perf_counter()
+
+    loop.Log = PausingLog
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        loop.train(experiment, Path(folder))
+
+    def quartiles(windows: list[float]) -> list[float]:
+        # The first window holds the start, the last ends without a step in flight.
+        return [1e3 * q / COMPUTED for q in statistics.quantiles(windows[1:-1], n=4)]
+
+    inside, outside = quartiles(looped), quartiles(alone)
+    for name, (low, median, high) in (("train.py's loop", inside), ("bare jitted step", outside)):
+        print(f"{name:17} {median:7.3f} ms/step  (quartiles {low:.3f} to {high:.3f})")
+    print(f"{options.experiment}: {options.windows} windows of {COMPUTED} steps, ratio {inside[1] / outside[1]:.3f}")
+
+
+if __name__ == "__main__":
+    main()
