@@ -30,8 +30,8 @@ def _builder(name: str) -> Any:
     if not builder.is_prepared():
         folder = builder.data_path.parent.parent
         raise MissingDataError(
-            f"{name} is not in {folder} (set TFDS_DATA_DIR to look elsewhere). To prepare it there:\n"
-            f'  pip install tensorflow && python -c "import tensorflow_datasets as tfds; '
+            f"{name} is not in {folder} (set TFDS_DATA_DIR to look elsewhere). To prepare it there: "
+            f'pip install tensorflow && python -c "import tensorflow_datasets as tfds; '
             f"tfds.builder('{name}', file_format='array_record', data_dir='{folder}').download_and_prepare()\""
         )
     features: Any = builder.info.features

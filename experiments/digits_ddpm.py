@@ -19,7 +19,7 @@ from paths.grids import Quadratic
 from paths.schedules import DDPMLinear
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
-from training.experiment import Experiment
+from training.experiment import Checkpoints, Experiment
 from training.optimizer import Optimizer
 
 experiment = Experiment(
@@ -32,6 +32,7 @@ experiment = Experiment(
     steps=1800,
     batch_size=256,
     ema=0.995,
+    checkpoints=Checkpoints(every=300),
     sample_every=600,
 )
 

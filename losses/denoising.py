@@ -41,7 +41,8 @@ class Denoising(Loss):
         time_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
         x0 = batch["x"]
         size = x0.shape[0]
-        t = self.times(time_key, size, model.path)
+        # No later than the sampler will ask: beyond it ε says nothing of x₀ (paths/predictions.py, NEEDS_SIGNAL).
+        t = jnp.minimum(self.times(time_key, size, model.path), model.t_max)
         eps = self.coupling.noise(noise_key, x0)
         xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
         condition = None

@@ -43,7 +43,7 @@ class MLP(Net):
     width: int = 384  # width of the residual stream
     depth: int = 4  # number of residual blocks
     expansion: int = 2  # hidden width of a block over `width`
-    dropout: float = 0.0
+    dropout: float = 0.0  # of the hidden layer, while training
     num_classes: int = 0  # classes to condition on; 0 is unconditional
 
     @nn.compact

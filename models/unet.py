@@ -81,8 +81,8 @@ class UNet(Net):
     multipliers: tuple[int, ...] = (1, 2, 2)  # channels of each level over `width`; one level more halves the image
     blocks: int = 2  # residual blocks a level on the way down
     attention: tuple[int, ...] = (16,)  # image heights at which blocks attend
-    heads: int = 1
-    dropout: float = 0.0
+    heads: int = 1  # of every attention
+    dropout: float = 0.0  # before the second convolution of a block, while training
     num_classes: int = 0  # classes to condition on; 0 is unconditional
     scale_shift: bool = True  # adaptive group norm; False adds the embedding, as DDPM does
     resample: Literal["conv", "mean"] = "conv"  # strided conv down and conv up, or mean pooling and nearest alone

@@ -6,11 +6,12 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from data.images import TFDS
 from data.toys import EightGaussians
 from experiments.digits_ddpm import experiment as digits
 from losses.weighting import MinSNR
 from models.unet import UNet
-from paths.grids import Karras
+from paths.grids import Explicit, Karras
 from paths.schedules import VP, Cosine
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
@@ -66,6 +67,9 @@ def test_objects_are_chosen_by_name_and_then_set():
     assert changed.data == EightGaussians()
     assert isinstance(changed.model.net, UNet)
     assert cli("--model.path", "Cosine").model.path == Cosine()
+    chosen = cli("--data", "tfds", "--seed", "3", "--data.name", "cifar10", "--data.flip")
+    assert (chosen.data, chosen.seed) == (TFDS(name="cifar10", flip=True), 3)
+    assert cli("--sampler.grid", "explicit", "--sampler.grid.at", "0.9", "0.5").sampler.grid == Explicit(at=(0.9, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -74,7 +78,7 @@ def test_objects_are_chosen_by_name_and_then_set():
         (("--model.path", "vpp"), r"--model.path vpp: no Path of that name; did you mean vp"),
         (("--sampler.solver", "dim"), r"no Kernel of that name; did you mean ddim"),
         (("--data", "digit"), r"no Dataset of that name; did you mean digits"),
-        (("--data", "tfds"), r"cannot be chosen by name alone: it needs name"),
+        (("--data", "tfds"), r"--data tfds needs --data.name"),
         (("--loss.weighting",), r"no Weighting of that name; there are edm, likelihood, min_snr, p2, sigmoid, uniform"),
     ],
 )

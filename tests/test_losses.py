@@ -135,6 +135,15 @@ def test_times_follow_their_distributions(key):
     np.testing.assert_allclose(np.unique(index.round(5)), np.arange(1, 11), atol=1e-5)
 
 
+def test_no_time_is_later_than_the_sampler_asks():
+    """ε on a path of zero terminal SNR: t = 1, which the discrete draw holds, would weigh 0 by ∞."""
+    model = denoiser(Cosine(), "eps")
+    batch = {"x": mixture(jax.random.key(0), 64)}
+    loss = Denoising(times=Discrete(steps=2), weighting=MinSNR())
+    value = loss(model, model.init(jax.random.key(1), batch), jax.random.key(2), batch, STEP).value
+    assert np.isfinite(value).all()
+
+
 def test_low_discrepancy_and_antithetic_draws(key):
     t = np.sort(UniformTimes(draw="low_discrepancy")(key, 100, Rectified()))
     np.testing.assert_allclose(np.diff(t), 0.01, atol=1e-5)  # one in every hundredth

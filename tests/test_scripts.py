@@ -203,6 +203,26 @@ def test_a_folder_that_cannot_be_written():
     assert "/proc/run" in err
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits on file size")
+def test_a_checkpoint_that_cannot_be_written_whole(tmp_path):
+    """As on a full disk: the operating system refuses files of over 200 kB."""
+    import resource
+
+    arguments = (*TINY, "--model.net.width", "128", "--sample-every", "0", "--workdir", str(tmp_path / "r"))
+    process = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": ""},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 1
+    assert "Traceback" not in process.stderr
+    assert "a checkpoint could not be written (File too large); no checkpoint had been written before" in process.stderr
+
+
 def test_tensorflow_is_imported_by_nobody():
     code = "import sys, training.loop, training.cli, experiments.mnist_ddpm; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=ENVIRONMENT, check=True)

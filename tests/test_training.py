@@ -214,6 +214,7 @@ class Exploding(Denoising):
     [
         ({"batch_size": 31, "mesh": Mesh(data=8)}, "batch_size=31 does not divide over 8 devices"),
         ({"mesh": Mesh(data=9)}, "mesh.data=9, but there are 8 devices"),
+        ({"model": replace(digits.model, net=MLP(num_classes=3))}, "conditioned on 3 classes, but the data has 10"),
         ({"sampler": replace(digits.sampler, steps=0)}, "at least 1 step, got steps=0"),
         ({"sampler": replace(digits.sampler, steps=1001)}, "at most as many steps as it was trained with"),
     ],

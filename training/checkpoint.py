@@ -4,6 +4,7 @@ A checkpoint holds three items: `average` (averaged parameters and model state, 
 (the rest of the state) and `progress` (data position, seconds trained, last loss).
 """
 
+import contextlib
 import logging
 import shutil
 from collections.abc import Callable
@@ -23,27 +24,23 @@ keeping: Any = ocp.training.preservation_policies
 saving: Any = ocp.training.save_decision_policies
 
 
-def _quiet() -> None:
-    for name in ("absl", "orbax"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-
-
 class Store:
-    """The checkpoints of one run folder."""
+    """The checkpoints of one run folder. Without `keep` it only reads, and may do so beside the process that trains."""
 
     def __init__(self, workdir: Path, keep: Checkpoints | None = None) -> None:
-        _quiet()
-        keep = keep or Checkpoints()
+        # orbax's threads log each failure with a traceback; what fails reaches the caller as an exception all the same.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = workdir / "checkpoints"
-        rules: list[Any] = [keeping.LatestN(keep.latest)]
-        if keep.keep_every:
+        rules: list[Any] = [keeping.LatestN(keep.latest if keep else None)]
+        if keep and keep.keep_every:
             rules.append(keeping.EveryNSteps(keep.keep_every))
         self._checkpointer = ocp.training.Checkpointer(
             str(self.folder.resolve()),
             preservation_policy=keeping.AnyPreservationPolicy(rules),
             # Saves are decided by the training loop alone.
             save_decision_policy=saving.FixedIntervalPolicy(1),
-            cleanup_tmp_directories=True,
+            # Half-written saves of a killed run are removed, but not by a reader: they may be another process's own.
+            cleanup_tmp_directories=keep is not None,
         )
 
     def steps(self) -> list[int]:
@@ -65,7 +62,9 @@ class Store:
         self._checkpointer.wait()
 
     def close(self) -> None:
-        self._checkpointer.close()
+        """Ends the background threads. A save that failed has been reported by `wait`, and is not reported again."""
+        with contextlib.suppress(Exception):
+            self._checkpointer.close()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest readable checkpoint, laid out as `like` (shapes, dtypes, shardings); None if there is none."""

@@ -74,10 +74,26 @@ def load_experiment(name: str, tiny: bool = False) -> Experiment:
 def parse(default: T, arguments: list[str], prog: str, description: str = "") -> T:
     """`default` with the command line's changes. Mistakes are answered with the nearest names, exit status 2."""
     default, arguments = choose(default, arguments)
+    if "-h" in arguments or "--help" in arguments:
+        description += "\nTo be chosen by name:\n" + "\n".join(choices(default))
     try:
         return tyro.cli(type(default), default=default, args=arguments, prog=prog, description=description)
     except ValueError as error:  # a setting that its own dataclass refuses
         raise UserError(str(error)) from error
+
+
+def choices(value: Any, prefix: str = "--") -> list[str]:
+    """A line for every field, at any depth, whose object can be exchanged for another of its family by name."""
+    lines = []
+    for name in config.field_names(type(value)):
+        current = getattr(value, name)
+        if dataclasses.is_dataclass(current):
+            flag = prefix + name.replace("_", "-")
+            members = config.options(_family(value, name, current))
+            if len(members) > 1:
+                lines.append(f"  {flag}  {', '.join(sorted(members))}")
+            lines += choices(current, flag + ".")
+    return lines
 
 
 def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
@@ -94,7 +110,7 @@ def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
             continue
         if not equals:
             value = queue.pop(0) if queue and not queue[0].startswith("-") else ""
-        default = _replaced(default, path, _member(flag, _family(owner, path[-1], current), value))
+        default = _replaced(default, path, _member(flag, _family(owner, path[-1], current), value, queue))
     return default, rest
 
 
@@ -119,18 +135,26 @@ def _family(owner: Any, name: str, current: Any) -> type:
     return next((base for base in type(current).__mro__ if inspect.isabstract(base)), type(current))
 
 
-def _member(flag: str, family: type, name: str) -> Any:
+def _member(flag: str, family: type, name: str, queue: list[str]) -> Any:
+    """The family's member of that name. What it cannot do without is taken from `--flag.field` in the queue."""
     members = config.options(family)
     by_plain = {config.plain(key): cls for key, cls in members.items()}
     cls = by_plain.get(config.plain(name))
     if cls is None:
         raise UserError(f"{flag} {name}: no {family.__name__} of that name{config.nearest(name, members)}")
-    try:
+    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if not required:
         return cls()
-    except TypeError as error:
-        required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
-        fields = ", ".join(required)
-        raise UserError(f"{flag} {name} cannot be chosen by name alone: it needs {fields} (write a file)") from error
+    own: list[str] = []
+    for field in required:
+        spellings = (f"{flag}.{field}", f"{flag}.{field.replace('_', '-')}")
+        at = next((i for i, word in enumerate(queue) if word.partition("=")[0] in spellings), None)
+        if at is None:
+            raise UserError(f"{flag} {name} needs {flag}.{field}")
+        end = next((i for i in range(at + 1, len(queue)) if queue[i].startswith("--")), len(queue))
+        own += ["--" + queue[at].removeprefix(flag + "."), *queue[at + 1 : end]]
+        del queue[at:end]
+    return tyro.cli(cls, args=own)
 
 
 def _replaced(value: Any, path: list[str], new: Any) -> Any:

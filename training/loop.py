@@ -52,7 +52,9 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
         iterator.set_state(progress["position"])
     first = int(state.step)
     run.forget_after(first)
-    if first:
+    if first == experiment.steps:
+        print(f"{folder} is finished; measuring it again (--restart trains anew)", flush=True)
+    elif first:
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
 
     log = Log(folder, first, experiment.steps, experiment.log_every)
@@ -78,15 +80,15 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             state, metrics = plan.train_step(state, put_batch(next(iterator), plan.batch_sharding))
             finish()
             in_flight = (step, metrics)
-            last = step == experiment.steps
+            last, stopping = step == experiment.steps, bool(caught)
             picture_due = bool(experiment.sample_every) and step % experiment.sample_every == 0
-            if last or caught or picture_due or step % experiment.checkpoints.every == 0:
+            if last or stopping or picture_due or step % experiment.checkpoints.every == 0:
                 finish()  # nothing is saved or drawn from a step that has not been seen to be finite
-            if last or caught or step % experiment.checkpoints.every == 0:
+            if last or stopping or step % experiment.checkpoints.every == 0:
                 now = {"position": iterator.get_state(), "seconds": seconds(), "loss": loss}
                 _save(store, state, now, saved)
                 saved = step
-            if caught and not last:
+            if stopping and not last:
                 _wait(store, saved)
                 name = caught[0].name
                 raise Stopped(
@@ -133,6 +135,7 @@ class Plan:
                     f"accumulate={experiment.accumulate} parts"
                 )
             self.model = experiment.resolved_model()
+            self._check_classes()
             self.optimizer = experiment.optimizer.build(experiment.steps)
             self.batch_sharding = by_batch(self.mesh)
             self.batches = Batches(
@@ -166,6 +169,11 @@ class Plan:
 
     def _initial(self, batch: dict[str, Any]) -> TrainState:
         return initial_state(self.model, self.optimizer, named_key(self.experiment.seed, "init"), batch)
+
+    def _check_classes(self) -> None:
+        classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes
+        if classes and classes != there:
+            raise ValueError(f"the model is conditioned on {classes} classes, but the data has {there}")
 
     def _check_sampler(self, shapes: TrainState) -> None:
         sampler = self.experiment.sampler
@@ -231,7 +239,15 @@ def _guarded(write: Callable[[], None], store: Store, saved: int | None) -> None
     try:
         write()
     except Exception as error:  # a full disk reaches us as OSError, ValueError or tensorstore's own
-        reason = str(error).strip().split("\n")[0][:300]
+        known = (
+            "No space left on device",
+            "File too large",
+            "Permission denied",
+            "Read-only file system",
+            "Disk quota",
+        )
+        first_line = str(error).strip().split("\n")[0][:300]
+        reason = next((phrase for phrase in known if phrase in str(error)), first_line)
         kept = store.steps()
         where = f"checkpoints {kept} in {store.folder} are intact" if kept else "no checkpoint had been written before"
         raise Stopped(f"a checkpoint could not be written ({reason}); {where}", 1) from error
