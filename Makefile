@@ -20,7 +20,7 @@ lint: .venv/installed-test
 	.venv/bin/pyright
 
 .venv/bin/python:
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv .venv || { rm -rf .venv; echo "Debian keeps venv apart: apt install python3-venv"; exit 1; }
 
 # A stamp is made once the packages are in; it is made anew when what is to be installed changes.
 .venv/installed: pyproject.toml constraints.txt | .venv/bin/python

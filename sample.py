@@ -65,9 +65,9 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python sample.py RUN {' '.join(arguments)}")
-    from train import take
-    from training.cli import load_module, parse
+    from training.cli import load_module, parse, take
     from training.draw import Drawer
+    from training.mesh import Mesh
     from training.picture import picture, save_png
     from training.run import Run, default_condition, example_batch
     from training.startup import start
@@ -82,6 +82,8 @@ def main() -> None:
     chosen = parse(options(experiment.sampler), arguments, f"sample.py {folder}", USAGE)
     if chosen.n < 1 or chosen.batch_size < 1:
         raise UserError(f"--n and --batch-size must be at least 1, got {chosen.n} and {chosen.batch_size}")
+    if not 0 <= chosen.seed < 2**31:
+        raise UserError(f"--seed {chosen.seed} is not in [0, 2^31)")
     model = experiment.resolved_model()
     classes = getattr(model, "num_classes", 0)
     if chosen.label is not None and not 0 <= chosen.label < classes:
@@ -90,7 +92,7 @@ def main() -> None:
 
     start()
     sampler = rebuilt(experiment.sampler, chosen)
-    mesh = experiment.mesh.build()
+    mesh = Mesh().build()  # all devices here: samples do not depend on how many
     variables, step = run.averaged(model, example_batch(experiment, 2), mesh)
     condition = default_condition(model, chosen.n)
     if chosen.label is not None:

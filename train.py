@@ -17,24 +17,9 @@ A setting that is itself an object takes a name (--model.path cosine); its own s
 """
 
 
-def take(arguments: list[str], flag: str, has_value: bool = False) -> str | None:
-    """Removes a flag, and its value, from the arguments."""
-    for i, argument in enumerate(arguments):
-        if argument == flag:
-            if not has_value:
-                return arguments.pop(i)
-            if i + 1 == len(arguments):
-                raise UserError(f"{flag} needs a value")
-            del arguments[i]
-            return arguments.pop(i)
-        if has_value and argument.startswith(flag + "="):
-            return arguments.pop(i).partition("=")[2]
-    return None
-
-
 def main() -> None:
     arguments = sys.argv[1:]
-    from training.cli import experiment_names, load_experiment, parse
+    from training.cli import experiment_names, load_experiment, parse, take
 
     if take(arguments, "--list"):
         names = experiment_names()

@@ -25,7 +25,7 @@ from training import loop
 from training.cli import load_experiment
 from training.experiment import Checkpoints
 from training.log import Log
-from training.mesh import put_batch
+from training.plan import Plan
 from training.startup import start
 
 # While a window opens, the step in flight ends; the loop is left when step 25 is dispatched and 24 have been computed.
@@ -36,9 +36,9 @@ COMPUTED = WINDOW - 1
 class Bare:
     """The jitted step alone, on batches that are on the device."""
 
-    def __init__(self, plan: loop.Plan) -> None:
+    def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self.batches = [put_batch(plan.batches[i], plan.batch_sharding) for i in range(COMPUTED)]
+        self.batches = [jax.device_put(plan.batches[i], plan.batch_sharding) for i in range(COMPUTED)]
         self.state, _ = plan.train_step(plan.initial(), self.batches[0])
 
     def seconds(self) -> float:
@@ -64,7 +64,7 @@ def main() -> None:
         metrics=(),
         checkpoints=Checkpoints(every=10**9),
     )
-    bare = Bare(loop.Plan(experiment))
+    bare = Bare(Plan(experiment))
     pause = 3 * bare.seconds() / COMPUTED
     looped: list[float] = []
     alone: list[float] = []

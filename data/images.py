@@ -55,7 +55,7 @@ def _source(name: str, split: str, size: int | None, flip: bool) -> Source:
         return RecordSource(records, to_pixels, flip)
     examples = records.__getitems__(list(range(len(records))))
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        pixels = np.stack(list(pool.map(to_pixels, [example["image"] for example in examples], chunksize=256)))
+        pixels = np.stack(list(pool.map(to_pixels, [example["image"] for example in examples])))
     labels = np.asarray([example["label"] for example in examples]) if "label" in examples[0] else None
     return ArraySource(pixels, labels, to_model_space, flip)
 

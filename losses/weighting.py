@@ -37,7 +37,9 @@ def _from_x0(model: Denoiser, t: Times, weight: Weights) -> Weights:
 
 
 def _from_eps(model: Denoiser, t: Times, weight: Weights) -> Weights:
-    return _from_x0(model, t, weight * jnp.exp(model.path.log_snr(t)))
+    snr = jnp.exp(model.path.log_snr(t))
+    # Where α = 0 a weight may be ∞; its share in x₀-space there is nothing.
+    return _from_x0(model, t, jnp.where(snr > 0, weight * snr, 0.0))
 
 
 @dataclass(frozen=True, kw_only=True)

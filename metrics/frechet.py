@@ -6,12 +6,14 @@ What is reported is d², as the field does. The features belong beside every suc
 unless a feature function is given.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 
+from data.dataset import Dataset
 from metrics.metric import Evaluation, Metric, flat
 
 Features = Callable[[Float[np.ndarray, "n *s"]], Float[np.ndarray, "n d"]]
@@ -49,6 +51,13 @@ class FrechetDistance(Metric):
     """Fréchet distance in raw pixels from samples to the test split, and from the training split to it."""
 
     samples: int = 1000
+
+    def check(self, data: Dataset) -> None:
+        features = math.prod(data.shape)
+        if self.samples < features + 1:
+            raise ValueError(
+                f"the Fréchet distance over {features} pixels needs samples={features + 1} or more, got {self.samples}"
+            )
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         test = evaluation.data.arrays("test", 10_000)["x"]

@@ -25,6 +25,13 @@ class Evaluation:
 class Metric(ABC):
     """Base of all metrics."""
 
+    def check(self, data: Dataset) -> None:  # noqa: B027, most can be measured on any data
+        """Called before training.
+
+        Raises:
+          ValueError: this cannot be measured on such data.
+        """
+
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> dict[str, float]: ...
 

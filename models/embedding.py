@@ -1,6 +1,6 @@
 """Embeddings of the noise level and the class, shared by all denoising networks.
 
-(1)  e(c) = [cos(ω_k c), sin(ω_k c)],  ω_k = 10⁻⁴ᵏ⁄ᴷ,  k = 0 … K−1       DDPM, 2006.11239 app. B; 1706.03762 §3.5
+(1)  e(c) = [cos(ω_k c), sin(ω_k c)],  ω_k = 10⁻⁴ᵏ⁄ᴷ,  k = 0 … K−1       1706.03762 §3.5, as DDPM uses it for t
 """
 
 import jax.numpy as jnp

@@ -54,7 +54,10 @@ class Grid(ABC):
         if steps < 1:
             raise ValueError(f"a sampler needs at least 1 step, got steps={steps}")
         t_max = path.t_max if t_max is None else t_max
-        t = path.snap(np.asarray(self.times(path, steps, t_max), np.float64))
+        t = np.asarray(self.times(path, steps, t_max), np.float64)
+        if t[0] > t_max:
+            raise ValueError(f"{self} starts at t={t[0]:g}, but the network may be asked up to t={t_max:g}")
+        t = path.snap(t)
         if len(t) != steps or np.any(np.diff(t) >= 0) or t[0] > 1 or t[-1] < 0:
             raise ValueError(
                 f"{self} on {path} gives no {steps} distinct descending times in [0, 1]; "
@@ -106,8 +109,8 @@ class Karras(Grid):
     sigma_max: float | None = None  # first noise level
 
     def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
-        low = self.sigma_min or max(0.002, float(np.exp(-0.5 * path.log_snr(path.t_min))))
-        high = self.sigma_max or min(80.0, float(np.exp(-0.5 * path.log_snr(t_max))))
+        low = self.sigma_min if self.sigma_min is not None else max(0.002, _noise(path, path.t_min))
+        high = self.sigma_max if self.sigma_max is not None else min(80.0, _noise(path, t_max))
         ramp = np.linspace(high ** (1 / self.rho), low ** (1 / self.rho), steps)
         return _times_of_log_snr(path, -2.0 * self.rho * np.log(ramp))
 
@@ -134,6 +137,11 @@ class Explicit(Grid):
         if steps != len(self.at):
             raise ValueError(f"the explicit grid holds {len(self.at)} times, but steps={steps}")
         return np.asarray(self.at, np.float64)
+
+
+def _noise(path: Path, t: float) -> float:
+    """σ/α."""
+    return float(np.exp(-0.5 * path.log_snr(t)))
 
 
 def _times_of_log_snr(path: Path, log_snr: Float[F64, "n"]) -> Float[F64, "n"]:

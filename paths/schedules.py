@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -97,7 +95,7 @@ class DDPMLinear(Path):
 
     def _interpolated(self, t: Times) -> Any:
         xp = namespace(t)
-        position = xp.clip(xp.asarray(t) * self.steps, 0.0, self.steps)
+        position = xp.asarray(t) * self.steps  # not clipped: at t = 1 the clip's own derivative would be ½
         index = xp.clip(xp.floor(position), 0, self.steps - 1).astype("int32")
         table = xp.asarray(self.log_alpha_bar, position.dtype)
         # Slopes are tabulated on the host: neighbouring float32 sums would cancel.
@@ -124,19 +122,20 @@ class Cosine(Path):
 
     s: float = 0.008  # offset that keeps the first noise level visible on 8-bit pixels
 
-    def _angles(self, t: Times) -> tuple[Any, float]:
-        return 0.5 * np.pi * (t + self.s) / (1.0 + self.s), 0.5 * np.pi * self.s / (1.0 + self.s)
-
     def alpha(self, t: Times) -> Any:
-        angle, start = self._angles(t)
-        return namespace(t).maximum(namespace(t).cos(angle), 0.0) / np.cos(start)
+        # cos(π/2·(t+s)/(1+s)) = sin(π/2·(1−t)/(1+s)): exactly 0 at t = 1, with its slope, where the cosine is not
+        return namespace(t).sin(0.5 * np.pi * (1.0 - t) / (1.0 + self.s)) / np.cos(self._start)
 
     def sigma(self, t: Times) -> Any:
         xp = namespace(t)
-        angle, start = self._angles(t)
         # cos²a₀ − cos²a = sin(a+a₀)·sin(a−a₀), with a − a₀ formed exactly from t
         step = 0.5 * np.pi * t / (1.0 + self.s)
-        return xp.sqrt(xp.sin(angle + start) * xp.sin(step)) / np.cos(start)
+        return xp.sqrt(xp.sin(step + 2.0 * self._start) * xp.sin(step)) / np.cos(self._start)
+
+    @property
+    def _start(self) -> float:
+        """a₀, the angle at t = 0."""
+        return 0.5 * np.pi * self.s / (1.0 + self.s)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,19 +170,3 @@ class Rectified(Path):
 
     def sigma(self, t: Times) -> Any:
         return self.sigma_min + (1.0 - self.sigma_min) * t
-
-
-def ddpm_tables(path: DDPMLinear) -> dict[str, Float[jax.Array, "steps"]]:
-    """DDPM's own tables in float32, for reading beside the paper: `betas`, `alphas_bar`, `posterior_variance` (eq. 7).
-
-    Index i−1 holds the paper's step i.
-    """
-    log_bar = path.log_alpha_bar
-    betas = -np.expm1(np.diff(log_bar))
-    one_minus_bar = -np.expm1(log_bar)
-    tables = {
-        "betas": betas,
-        "alphas_bar": np.exp(log_bar[1:]),
-        "posterior_variance": betas * one_minus_bar[:-1] / one_minus_bar[1:],
-    }
-    return {name: jnp.asarray(value, jnp.float32) for name, value in tables.items()}

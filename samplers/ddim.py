@@ -5,7 +5,8 @@ With (α, σ) at t, (α', σ') at the next time, x̂₀ = D(x, t) and ε̂ = (x 
     (1)  x' = α'·x̂₀ + √(σ'² − s²)·ε̂ + s·z                                                      eq. 12
     (2)  s = η·σ'·√(1 − q²),  q = ασ'/(α'σ);  on a VP path this is the paper's σ_τ(η)             eq. 16
 
-η = 0 is the probability-flow ODE's exponential Euler step; η = 1 is DDPM with variance β̃. α is divided by nowhere.
+η = 0 is the probability-flow ODE's exponential Euler step; η = 1 is DDPM with variance β̃. The noisy end's α divides
+nothing, so it may be 0.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ class DDIM(Multistep):
     """DDIM(η): order 1, one network call a step."""
 
     eta: float = 0.0  # 0 deterministic, 1 ancestral
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"eta={self.eta} is not in [0, 1]")
 
     def table(self, path: Path, knots: Knots) -> Table:
         alpha, alpha_next = knots.alpha[:-1], knots.alpha[1:]

@@ -78,7 +78,7 @@ def test_objects_are_chosen_by_name_and_then_set():
         (("--model.path", "vpp"), r"--model.path vpp: no Path of that name; did you mean vp"),
         (("--sampler.solver", "dim"), r"no Kernel of that name; did you mean ddim"),
         (("--data", "digit"), r"no Dataset of that name; did you mean digits"),
-        (("--data", "tfds"), r"--data tfds needs --data.name"),
+        (("--data", "tfds"), r"--data tfds needs --data.name, after it"),
         (("--loss.weighting",), r"no Weighting of that name; there are edm, likelihood, min_snr, p2, sigmoid, uniform"),
     ],
 )

@@ -135,6 +135,14 @@ def test_times_follow_their_distributions(key):
     np.testing.assert_allclose(np.unique(index.round(5)), np.arange(1, 11), atol=1e-5)
 
 
+@pytest.mark.parametrize("predicts", ["v", "velocity", "x0"])
+@pytest.mark.parametrize("path", [Cosine(), Rectified()], ids=str)
+def test_weights_are_finite_at_both_ends_of_a_path(path, predicts):
+    ends = jnp.asarray([path.t_min, 1.0])
+    for weighting in (MinSNR(), P2(), Sigmoid(), EDMWeighting(), Likelihood()):
+        assert np.isfinite(weighting(denoiser(path, predicts), ends)).all(), weighting
+
+
 def test_no_time_is_later_than_the_sampler_asks():
     """ε on a path of zero terminal SNR: t = 1, which the discrete draw holds, would weigh 0 by ∞."""
     model = denoiser(Cosine(), "eps")

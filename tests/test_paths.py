@@ -11,7 +11,7 @@ from paths.couplings import Independent
 from paths.grids import Cosine as CosineGrid
 from paths.grids import Explicit, Karras, Quadratic, Uniform, UniformLogSNR
 from paths.predictions import NEEDS_SIGNAL, face, latest_time
-from paths.schedules import EDM, VE, VP, Cosine, DDPMLinear, Rectified, SubVP, ddpm_tables
+from paths.schedules import EDM, VE, VP, Cosine, DDPMLinear, Rectified, SubVP
 from tests.exact import PATHS
 
 FACES = ("eps", "x0", "v", "velocity", "score", "edm")
@@ -24,6 +24,15 @@ def test_float32_on_the_device_agrees_with_float64_on_the_host(path):
     for function in (path.alpha, path.sigma):
         assert function(t).dtype == np.float64
         np.testing.assert_allclose(function(jnp.asarray(t, jnp.float32)), function(t), rtol=2e-5)
+
+
+@pytest.mark.parametrize("path", [Cosine(), DDPMLinear(), Rectified(), VP()], ids=str)
+def test_derivatives_hold_at_the_noise_end(path):
+    """Where samplers start: a derivative of 0 or of half its size there would spoil the velocity face's first step."""
+    one_sided = [(f(1.0) - f(1.0 - 1e-6)) / 1e-6 for f in (path.alpha, path.sigma)]
+    np.testing.assert_allclose(path.derivatives(np.asarray(1.0)), one_sided, rtol=1e-3, atol=1e-4)
+    on_device = [float(d) for d in path.derivatives(jnp.ones(()))]
+    np.testing.assert_allclose(on_device, one_sided, rtol=1e-3, atol=1e-4)
 
 
 def test_papers_values():
@@ -46,13 +55,6 @@ def test_discrete_and_continuous_ddpm_agree_at_the_grid_points():
     on_device = jnp.asarray(t, jnp.float32)
     np.testing.assert_allclose(DDPMLinear().alpha(on_device), np.sqrt(alpha_bar), atol=1e-6)
     np.testing.assert_allclose(DDPMLinear().sigma(on_device), np.sqrt(1 - alpha_bar), atol=1e-6)
-    tables = ddpm_tables(DDPMLinear())
-    np.testing.assert_allclose(tables["betas"], betas, rtol=1e-6)
-    np.testing.assert_allclose(tables["alphas_bar"], alpha_bar, rtol=1e-5)
-    previous = np.append(1.0, alpha_bar[:-1])
-    np.testing.assert_allclose(
-        tables["posterior_variance"][1:], (betas * (1 - previous) / (1 - alpha_bar))[1:], rtol=1e-5
-    )
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
@@ -73,6 +75,11 @@ def test_drift_and_diffusion_transport_the_moments(path):
     np.testing.assert_allclose(f * path.alpha(T), alpha_dot, rtol=1e-10)
     np.testing.assert_allclose(2 * f * sigma**2 + g2, 2 * sigma * sigma_dot, rtol=1e-8)
     beta = 0.1 + T * 19.9
+    if isinstance(path, VE):  # 2011.13456 eq. 30
+        np.testing.assert_allclose(g2, 2 * sigma**2 * np.log(5000.0), rtol=1e-8)
+    if isinstance(path, Cosine):  # β(t) = −2·d log α/dt
+        angle = np.pi / 2 * (T + 0.008) / 1.008
+        np.testing.assert_allclose(g2, np.pi / 1.008 * np.tan(angle), rtol=1e-8)
     if isinstance(path, VP) and not isinstance(path, SubVP):
         np.testing.assert_allclose(g2, beta, rtol=1e-8)
     if isinstance(path, SubVP):

@@ -64,7 +64,7 @@ def test_one_ddim_step_returns_the_denoised_prior(path):
 
 
 def test_ddim_of_eta_0_draws_no_noise():
-    """Two runs are equal, and neither depends on the steps' keys: noise appears in the jaxpr for the start alone."""
+    """Two runs are equal, and a deterministic solver has no row of noise to scale."""
     model, sampler = exact(VP()), Diffusion(solver=DDIM(eta=0.0), steps=20)
     np.testing.assert_array_equal(draw(model, sampler).x, draw(model, sampler).x)
     knots = Uniform().knots(VP(), 20)

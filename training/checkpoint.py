@@ -104,15 +104,20 @@ class Store:
         return found
 
     def _newest(self, load: Callable[[int], T], set_aside: bool) -> T | None:
-        steps = self.steps()
+        steps, damaged = self.steps(), []
         for step in reversed(steps):
             try:
-                return load(step)
+                found = load(step)
             except Exception as error:  # orbax and tensorstore raise many kinds, none of them promised
                 reason = str(error).strip().split("\n")[0][:200]
                 print(f"warning: checkpoint {step} cannot be read ({reason}); trying the one before", flush=True)
-                if set_aside:
-                    self._set_aside(step)
+                damaged.append(step)
+                continue
+            # Only now: where none can be read the fault may lie elsewhere, and all of them stay in their place.
+            if set_aside:
+                for bad in damaged:
+                    self._set_aside(bad)
+            return found
         if steps:
             raise UserError(f"none of the checkpoints {steps} in {self.folder} can be read; --restart starts over")
         return None

@@ -43,6 +43,8 @@ def load_module(name: str) -> types.ModuleType:
         path = Path(name)
         if not path.is_file():
             raise UserError(f"there is no file {name}")
+        if path.stem in sys.modules or any(key.startswith(path.stem + ".") for key in config.registry()):
+            raise UserError(f"{name} has the name of a module that is in use here; rename it")
         spec = importlib.util.spec_from_file_location(path.stem, path)
         assert spec is not None
         assert spec.loader is not None
@@ -69,6 +71,21 @@ def load_experiment(name: str, tiny: bool = False) -> Experiment:
     if tiny and not isinstance(getattr(module, "tiny", None), Experiment):
         raise UserError(f"{name} defines no `tiny = replace(experiment, ...)`")
     return module.tiny if tiny else module.experiment
+
+
+def take(arguments: list[str], flag: str, has_value: bool = False) -> str | None:
+    """Removes a flag, and its value, from the arguments."""
+    for i, argument in enumerate(arguments):
+        if argument == flag:
+            if not has_value:
+                return arguments.pop(i)
+            if i + 1 == len(arguments):
+                raise UserError(f"{flag} needs a value")
+            del arguments[i]
+            return arguments.pop(i)
+        if has_value and argument.startswith(flag + "="):
+            return arguments.pop(i).partition("=")[2]
+    return None
 
 
 def parse(default: T, arguments: list[str], prog: str, description: str = "") -> T:
@@ -150,11 +167,11 @@ def _member(flag: str, family: type, name: str, queue: list[str]) -> Any:
         spellings = (f"{flag}.{field}", f"{flag}.{field.replace('_', '-')}")
         at = next((i for i, word in enumerate(queue) if word.partition("=")[0] in spellings), None)
         if at is None:
-            raise UserError(f"{flag} {name} needs {flag}.{field}")
+            raise UserError(f"{flag} {name} needs {flag}.{field}, after it")
         end = next((i for i in range(at + 1, len(queue)) if queue[i].startswith("--")), len(queue))
         own += ["--" + queue[at].removeprefix(flag + "."), *queue[at + 1 : end]]
         del queue[at:end]
-    return tyro.cli(cls, args=own)
+    return tyro.cli(cls, args=own, prog=f"{flag} {name}")
 
 
 def _replaced(value: Any, path: list[str], new: Any) -> Any:

@@ -124,7 +124,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
         return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint or type(None))
+    return isinstance(value, hint or type(None)) if hint is None or inspect.isclass(hint) else False
 
 
 def describe(hint: Any) -> str:
@@ -168,7 +168,14 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
 
 
 def save(experiment: Any, path: Path) -> None:
-    path.write_text(json.dumps(encode(experiment), indent=2) + "\n")
+    write_whole(path, json.dumps(encode(experiment), indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, whatever ends the process."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
 
 
 def load(path: Path) -> Any:
@@ -179,5 +186,5 @@ def load(path: Path) -> Any:
     """
     try:
         return decode(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # no JSON, or no text at all
         raise UserError(f"{path} is not JSON: {error}") from error

@@ -21,22 +21,30 @@ class Stopped(Exception):  # noqa: N818, stopping when asked to is no error
 
 
 def exit_with(message: str, code: int = 2) -> NoReturn:
-    print(f"error: {message}" if code else message, file=sys.stderr)
+    asked_for = code in (0, 130, 143)
+    print(message if asked_for else f"error: {message}", file=sys.stderr)
     raise SystemExit(code)
 
 
 def run(main: Callable[[], None]) -> None:
     """Runs a script's main. THALWEG_TRACEBACK=1 shows where an error came from."""
-    if os.environ.get("THALWEG_TRACEBACK"):
-        return main()
     try:
         main()
     except Stopped as stop:
         exit_with(str(stop), stop.code)
+    except Exception as error:
+        if os.environ.get("THALWEG_TRACEBACK"):
+            raise
+        _explain(error)
+    except KeyboardInterrupt:
+        exit_with("interrupted", 130)
+
+
+def _explain(error: Exception) -> NoReturn:
+    try:
+        raise error
     except (UserError, MissingDataError, UnknownDataError) as mistake:
         exit_with(str(mistake))
     except OSError as failure:  # a full disk, a read-only folder, a file that is not there
         name = f": {failure.filename}" if failure.filename else ""
         exit_with(f"{failure.strerror or failure}{name}", 1)
-    except KeyboardInterrupt:
-        exit_with("interrupted", 130)

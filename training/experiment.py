@@ -23,6 +23,10 @@ class Checkpoints:
     latest: int = 2  # how many of the newest to keep
     keep_every: int = 0  # besides, keep those at multiples of this step; 0 keeps none
 
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.latest < 1 or self.keep_every < 0:
+            raise ValueError(f"{self}: every and latest must be at least 1, keep_every at least 0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -44,7 +48,7 @@ class Experiment:
     mesh: Mesh = field(default_factory=Mesh)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     log_every: int = 50  # steps between lines of the log
-    sample_every: int = 0  # steps between pictures of samples; 0 draws none before the end
+    sample_every: int = 0  # steps between pictures of samples; 0 draws none
     sample_count: int = 64  # samples in a picture
 
     def __post_init__(self) -> None:
@@ -55,6 +59,8 @@ class Experiment:
             raise ValueError(f"{', '.join(wrong)} is too small")
         if self.batch_size % self.accumulate:
             raise ValueError(f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} parts")
+        if not 0 <= self.seed < 2**31:
+            raise ValueError(f"seed={self.seed} is not in [0, 2^31)")
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema={self.ema} is not in [0, 1)")
 

@@ -18,7 +18,7 @@ class Log:
         self.every = every
         self.last = last
         self._file = (workdir / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(workdir / "tensorboard"))
+        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
         terminal = sys.stderr.isatty()
         self._bar = tqdm(total=last, initial=first, unit="step", dynamic_ncols=True) if terminal else None
         self._sums: dict[str, float] = {}

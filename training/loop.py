@@ -14,19 +14,17 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.dataset import Batches, stream
+from data.dataset import stream
 from metrics.metric import Evaluation
-from samplers.sampler import NoSampler
 from training.checkpoint import Store
-from training.draw import Drawer
-from training.errors import Stopped, UserError
+from training.errors import Stopped
 from training.experiment import Experiment
 from training.log import Log
-from training.mesh import by_batch, put_batch, replicated
+from training.mesh import put_batch
 from training.picture import picture, save_png
-from training.run import Run, abstract, default_condition, example_batch
-from training.state import TrainState, initial_state, state_digest
-from training.step import make_train_step, named_key
+from training.plan import Plan
+from training.run import Run
+from training.state import TrainState, state_digest
 
 EXIT_STATUS = {signal.SIGINT: 0, signal.SIGTERM: 143}
 
@@ -99,6 +97,10 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
         if experiment.steps == first and restored is None:
             _save(store, state, progress, saved)
         _wait(store, saved)
+        if caught:  # during the last step: all is saved, and measuring can be asked for again
+            raise Stopped(
+                f"{caught[0].name}: {folder} is trained; the same command measures it", EXIT_STATUS[caught[0]]
+            )
         took = seconds() if experiment.steps > first else progress["seconds"]
         measured = measure(plan, state)
         if measured:
@@ -121,76 +123,12 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     return summary
 
 
-class Plan:
-    """Everything an experiment needs that is made once: mesh, batches, compiled functions. Wrong settings fail here."""
-
-    def __init__(self, experiment: Experiment) -> None:
-        self.experiment = experiment
-        try:
-            self.mesh = experiment.mesh.build()
-            parts = self.mesh.size * experiment.accumulate
-            if experiment.batch_size % parts:
-                raise ValueError(
-                    f"batch_size={experiment.batch_size} does not divide over {self.mesh.size} devices and "
-                    f"accumulate={experiment.accumulate} parts"
-                )
-            self.model = experiment.resolved_model()
-            self._check_classes()
-            self.optimizer = experiment.optimizer.build(experiment.steps)
-            self.batch_sharding = by_batch(self.mesh)
-            self.batches = Batches(
-                experiment.data.source("train"),
-                experiment.batch_size,
-                experiment.seed,
-                jax.process_index(),
-                jax.process_count(),
-            )
-            step = make_train_step(
-                self.model,
-                experiment.loss,
-                self.optimizer,
-                seed=experiment.seed,
-                ema=experiment.ema,
-                accumulate=experiment.accumulate,
-            )
-            batch = example_batch(experiment, experiment.batch_size)
-            shapes = jax.eval_shape(self._initial, batch)
-            jax.eval_shape(step, shapes, batch)
-            self._check_sampler(shapes)
-        except (ValueError, TypeError) as error:
-            # jax appends a note of where it happened, for those who debug it with THALWEG_TRACEBACK=1
-            raise UserError(str(error).strip()) from error
-        whole = replicated(self.mesh)
-        self.state_like = abstract(shapes, self.mesh)
-        self.train_step = jax.jit(step, donate_argnums=0, out_shardings=(whole, whole))
-        # Two examples are enough for shapes, and the compiled init does not depend on the batch size.
-        self.initial = lambda: jax.jit(self._initial, out_shardings=whole)(example_batch(experiment, 2))
-        self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
-
-    def _initial(self, batch: dict[str, Any]) -> TrainState:
-        return initial_state(self.model, self.optimizer, named_key(self.experiment.seed, "init"), batch)
-
-    def _check_classes(self) -> None:
-        classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes
-        if classes and classes != there:
-            raise ValueError(f"the model is conditioned on {classes} classes, but the data has {there}")
-
-    def _check_sampler(self, shapes: TrainState) -> None:
-        sampler = self.experiment.sampler
-        if not isinstance(sampler, NoSampler):
-            variables = {"params": shapes.average, "state": shapes.model}
-            draw = lambda v, keys: sampler(self.model, v, keys, None, self.experiment.data.shape)  # noqa: E731
-            jax.eval_shape(draw, variables, jax.random.split(jax.random.key(0), 2))
-
-    def samples(self, state: TrainState, n: int) -> np.ndarray:
-        """The run's first n samples, from the averaged parameters."""
-        variables = {"params": state.average, "state": state.model}
-        key = named_key(self.experiment.seed, "sample")
-        return self.draw(variables, key, n, default_condition(self.model, n)).x
-
-
 def draw_picture(plan: Plan, state: TrainState, path: Path, log: Log, step: int) -> None:
-    pixels = picture(plan.samples(state, plan.experiment.sample_count))
+    try:
+        pixels = picture(plan.samples(state, plan.experiment.sample_count))
+    except ValueError as error:
+        log.say(f"no picture of step {step}: {error}")
+        return
     save_png(pixels, path)
     log.picture(step, pixels)
 
@@ -207,7 +145,13 @@ def measure(plan: Plan, state: TrainState) -> dict[str, float]:
 
     variables = {"params": state.average, "state": state.model}
     evaluation = Evaluation(plan.model, variables, plan.experiment.data, draw)
-    return {name: value for metric in plan.experiment.metrics for name, value in metric(evaluation).items()}
+    measured: dict[str, float] = {}
+    for metric in plan.experiment.metrics:
+        try:
+            measured |= metric(evaluation)
+        except ValueError as error:  # the run is trained: one number that cannot be had does not undo it
+            print(f"warning: {metric} could not be measured: {error}", flush=True)
+    return measured
 
 
 def _catcher(caught: list[signal.Signals]) -> Callable[[int, Any], None]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,18 +34,22 @@ class Run:
         Raises:
           UserError: it holds a run with other settings, or files that are no run.
         """
+        path = self.folder / "config.json"
+        if not path.exists() and any((self.folder / name).exists() for name in CONTENTS):
+            raise UserError(
+                f"{self.folder} holds files but no config.json: it is no run; name another folder (--workdir)"
+            )
         if restart:
             for name in CONTENTS:
                 path = self.folder / name
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / "config.json"
         if not path.exists():
             config.save(experiment, path)
             return
         try:
             old = json.loads(path.read_text())
-        except json.JSONDecodeError as error:
+        except ValueError as error:  # no JSON, or no text at all
             raise UserError(f"{path} is not JSON ({error}); --restart starts the run over") from error
         changed = config.differences(old, json.loads(json.dumps(config.encode(experiment))))
         if changed:
@@ -77,6 +82,11 @@ class Run:
         if not (self.folder / "checkpoints").is_dir():
             raise UserError(f"{self.folder} holds no checkpoint yet")
         shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
+        for _ in range(4):
+            try:
+                return Store(self.folder).restore_average(abstract(shapes, mesh))
+            except (OSError, UserError):  # a trainer beside us may be removing an old checkpoint: look again
+                time.sleep(0.5)
         return Store(self.folder).restore_average(abstract(shapes, mesh))
 
     def forget_after(self, step: int) -> None:
@@ -85,13 +95,11 @@ class Run:
         if path.exists():
             rows = [line for line in path.read_text().splitlines() if _step(line) is not None]
             kept = [line for line in rows if (_step(line) or 0) <= step]
-            path.write_text("".join(line + "\n" for line in kept))
+            config.write_whole(path, "".join(line + "\n" for line in kept))
 
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""
-        part = self.folder / "summary.json.part"
-        part.write_text(json.dumps(summary, indent=2) + "\n")
-        part.replace(self.folder / "summary.json")
+        config.write_whole(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
 
 def _step(line: str) -> int | None:

@@ -1,0 +1,91 @@
+"""Everything an experiment needs that is made once: mesh, batches, compiled functions. Wrong settings fail here."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from data.dataset import Batches
+from samplers.sampler import NoSampler
+from training.draw import Drawer
+from training.errors import UserError
+from training.experiment import Experiment
+from training.mesh import by_batch, replicated
+from training.run import abstract, default_condition, example_batch
+from training.state import TrainState, initial_state
+from training.step import make_train_step, named_key
+
+
+class Plan:
+    """An experiment made ready to run; before anything is computed, its step and its sampler have been traced.
+
+    Raises:
+      UserError: a setting is wrong.
+    """
+
+    def __init__(self, experiment: Experiment) -> None:
+        self.experiment = experiment
+        try:
+            self.mesh = experiment.mesh.build()
+            parts = self.mesh.size * experiment.accumulate
+            if experiment.batch_size % parts:
+                raise ValueError(
+                    f"batch_size={experiment.batch_size} does not divide over {self.mesh.size} devices and "
+                    f"accumulate={experiment.accumulate} parts"
+                )
+            self.model = experiment.resolved_model()
+            self._check_classes()
+            self.optimizer = experiment.optimizer.build(experiment.steps)
+            self.batch_sharding = by_batch(self.mesh)
+            self.batches = Batches(
+                experiment.data.source("train"),
+                experiment.batch_size,
+                experiment.seed,
+                jax.process_index(),
+                jax.process_count(),
+            )
+            step = make_train_step(
+                self.model,
+                experiment.loss,
+                self.optimizer,
+                seed=experiment.seed,
+                ema=experiment.ema,
+                accumulate=experiment.accumulate,
+            )
+            batch = example_batch(experiment, experiment.batch_size)
+            shapes = jax.eval_shape(self._initial, batch)
+            jax.eval_shape(step, shapes, batch)
+            self._check_sampler(shapes)
+            for metric in experiment.metrics:
+                metric.check(experiment.data)
+        except (ValueError, TypeError, ArithmeticError, StopIteration) as error:
+            raise UserError(str(error).strip() or f"{type(error).__name__} while building the experiment") from error
+        whole = replicated(self.mesh)
+        self.state_like = abstract(shapes, self.mesh)
+        self.train_step = jax.jit(
+            step, donate_argnums=0, in_shardings=(whole, self.batch_sharding), out_shardings=(whole, whole)
+        )
+        # Two examples are enough for shapes, and the compiled init does not depend on the batch size.
+        self.initial = lambda: jax.jit(self._initial, out_shardings=whole)(example_batch(experiment, 2))
+        self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
+
+    def _initial(self, batch: dict[str, Any]) -> TrainState:
+        return initial_state(self.model, self.optimizer, named_key(self.experiment.seed, "init"), batch)
+
+    def _check_classes(self) -> None:
+        classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes
+        if classes and classes != there:
+            raise ValueError(f"the model is conditioned on {classes} classes, but the data has {there}")
+
+    def _check_sampler(self, shapes: TrainState) -> None:
+        sampler = self.experiment.sampler
+        if not isinstance(sampler, NoSampler):
+            variables = {"params": shapes.average, "state": shapes.model}
+            draw = lambda v, keys: sampler(self.model, v, keys, None, self.experiment.data.shape)  # noqa: E731
+            jax.eval_shape(draw, variables, jax.random.split(jax.random.key(0), 2))
+
+    def samples(self, state: TrainState, n: int) -> np.ndarray:
+        """The run's first n samples, from the averaged parameters."""
+        variables = {"params": state.average, "state": state.model}
+        key = named_key(self.experiment.seed, "sample")
+        return self.draw(variables, key, n, default_condition(self.model, n)).x
