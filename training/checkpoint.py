@@ -31,9 +31,8 @@ class Store:
     def __init__(self, workdir: Path, keep: Checkpoints | None = None) -> None:
         # orbax's threads log each failure with a traceback; what fails reaches the caller as an exception all the same.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
-        warnings.filterwarnings(
-            "ignore", "coroutine .* was never awaited", RuntimeWarning
-        )  # orbax, after a failed load
+        # … and says this after a load that failed.
+        warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
         self.folder = workdir / "checkpoints"
         rules: list[Any] = [keeping.LatestN(keep.latest if keep else None)]
         if keep and keep.keep_every:
