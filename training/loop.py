@@ -50,7 +50,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
         iterator.set_state(progress["position"])
     first = int(state.step)
     run.forget_after(first)
-    if first == experiment.steps:
+    if restored and first == experiment.steps:
         print(f"{folder} is finished; measuring it again (--restart trains anew)", flush=True)
     elif first:
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
