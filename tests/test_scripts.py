@@ -206,13 +206,14 @@ def test_a_folder_that_cannot_be_written():
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits on file size")
 def test_a_checkpoint_that_cannot_be_written_whole(tmp_path):
     """As on a full disk: the operating system refuses files of over 200 kB."""
-    import resource
-
+    limit = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
     arguments = (*TINY, "--model.net.width", "128", "--sample-every", "0", "--workdir", str(tmp_path / "r"))
     process = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
+        [sys.executable, "-c", limit, str(ROOT / "train.py"), *arguments],
         env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": ""},
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)),
         capture_output=True,
         text=True,
         timeout=300,
