@@ -17,7 +17,8 @@ from training.errors import UserError, run
 USAGE = """Draws samples from RUN's averaged parameters and writes samples.png and samples.npz.
 
 RUN is a folder that train.py made; it may still be training. --sampler and --grid take a name (--sampler ddim), and
-their own settings follow (--sampler.eta 0.5). --experiment FILE names the file of a run made from one of your own.
+their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sampler of one's own, and
+--list-samplers prints the built-in ones. --experiment FILE names the file of a run made from one of your own.
 """
 
 
@@ -38,6 +39,7 @@ def options(sampler: Any) -> Any:
         ("label", int | None, None, "class to draw; by default all in turn, where the model has classes"),
         ("out", Path | None, None, "folder to write to; the run's own by default"),
         ("batch_size", int, 256, "samples drawn at once"),
+        ("trajectory", bool, False, "also write every state from noise to data: trajectory.gif and trajectory.npz"),
     ]
     hints = typing.get_type_hints(type(sampler))
     for entry in dataclasses.fields(sampler):
@@ -58,17 +60,34 @@ def rebuilt(sampler: Any, chosen: Any) -> Any:
     )
 
 
+def sampler_of_ones_own(arguments: list[str]) -> str | None:
+    """Takes `--sampler FILE.py:NAME` out of the arguments; leaves a built-in sampler's name to the parser."""
+    from samplers import own
+    from training.cli import take
+
+    at = next((i for i, word in enumerate(arguments) if word.partition("=")[0] == "--sampler"), None)
+    if at is None or not own.is_own(" ".join(arguments[at : at + 2])):
+        return None
+    return take(arguments, "--sampler", has_value=True)
+
+
 def main() -> None:
     arguments = sys.argv[1:]
+    if "--list-samplers" in arguments:
+        from samplers.catalogue import listing
+
+        print(listing())
+        return
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"usage: python sample.py RUN [options]\n\n{USAGE}\npython sample.py RUN --help lists RUN's options.")
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python sample.py RUN {' '.join(arguments)}")
+    from samplers import own
     from training.cli import load_module, parse, take
     from training.draw import Drawer
     from training.mesh import Mesh
-    from training.picture import picture, save_png
+    from training.picture import picture, save_gif, save_png
     from training.run import Run, default_condition, example_batch
     from training.startup import start
     from training.step import named_key
@@ -79,7 +98,11 @@ def main() -> None:
         load_module(file)
     run = Run(folder)
     experiment = run.experiment()
-    chosen = parse(options(experiment.sampler), arguments, f"sample.py {folder}", USAGE)
+    default = experiment.sampler
+    name = sampler_of_ones_own(arguments)
+    if name:
+        default = dataclasses.replace(default, solver=own.load(name)())
+    chosen = parse(options(default), arguments, f"sample.py {folder}", USAGE)
     if chosen.n < 1 or chosen.batch_size < 1:
         raise UserError(f"--n and --batch-size must be at least 1, got {chosen.n} and {chosen.batch_size}")
     if not 0 <= chosen.seed < 2**31:
@@ -91,7 +114,9 @@ def main() -> None:
         raise UserError(f"--label {chosen.label}: allowed is {allowed}")
 
     start()
-    sampler = rebuilt(experiment.sampler, chosen)
+    sampler = rebuilt(default, chosen)
+    if name:
+        own.rehearse(sampler.solver, name)
     mesh = Mesh().build()  # all devices here: samples do not depend on how many
     variables, step = run.averaged(model, example_batch(experiment, 2), mesh)
     condition = default_condition(model, chosen.n)
@@ -100,9 +125,10 @@ def main() -> None:
     draw = Drawer(model, sampler, experiment.data.shape, mesh, chosen.batch_size)
     began = time.perf_counter()
     try:
-        x = draw(variables, named_key(chosen.seed, "sample"), chosen.n, condition).x
+        drawn = draw(variables, named_key(chosen.seed, "sample"), chosen.n, condition, chosen.trajectory)
     except (ValueError, TypeError) as error:
         raise UserError(str(error)) from error
+    x = drawn.x
     seconds = time.perf_counter() - began - draw.compile_seconds
 
     out = chosen.out or folder
@@ -115,8 +141,22 @@ def main() -> None:
         written.insert(0, "samples.png")
     except ValueError as error:
         print(f"no picture: {error}")
+    if drawn.trajectory is not None:
+        np.savez(out / "trajectory.npz", x=drawn.trajectory)
+        written.append("trajectory.npz")
+        try:
+            save_gif(drawn.trajectory, out / "trajectory.gif")
+            written.append("trajectory.gif")
+        except ValueError as error:
+            print(f"no animation: {error}")
+    calls = str(sampler.network_calls())
+    if drawn.nfe is not None:
+        calls = f"{drawn.nfe.mean():.1f} (from {drawn.nfe.min()} to {drawn.nfe.max()})"
+    wrong = int((~np.isfinite(x.reshape(len(x), -1)).all(axis=1)).sum())
+    if wrong:
+        print(f"warning: {wrong} of {chosen.n} samples are not finite", file=sys.stderr)
     print(
-        f"{chosen.n} samples from step {step}: {sampler.network_calls()} network calls, {seconds:.2f} s, "
+        f"{chosen.n} samples from step {step}: {calls} network calls, {seconds:.2f} s, "
         f"{seconds / chosen.n:.4f} s a sample (and {draw.compile_seconds:.1f} s to compile)"
     )
     print(f"wrote {' and '.join(str(out / name) for name in written)}")

@@ -62,6 +62,14 @@ class Dataset(ABC):
         """Number of classes of `label`; 0 where the set has none."""
         return 0
 
+    @property
+    def bin_width(self) -> float | None:
+        """Step of the lattice that the values of `x` lie on, in units of x; None where they are continuous.
+
+        What bits/dim are counted in: 2/255 for 8-bit pixels in [−1, 1].
+        """
+        return None
+
     @abstractmethod
     def source(self, split: str) -> Source:
         """The records of `train` or `test`."""

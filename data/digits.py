@@ -36,6 +36,11 @@ class Digits(Dataset):
     def num_classes(self) -> int:
         return 10
 
+    @property
+    def bin_width(self) -> float:
+        """17 grey levels, 0 … 16."""
+        return 2.0 / 16.0
+
     def source(self, split: str) -> Source:
         images, labels = _split(split)
         return ArraySource(images, labels, lambda levels: levels.astype(np.float32) / np.float32(8.0) - 1.0)

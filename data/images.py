@@ -106,6 +106,15 @@ class TFDS(Dataset):
         features = _builder(self.name).info.features
         return features["label"].num_classes if "label" in features else 0
 
+    @property
+    def bin_width(self) -> float | None:
+        """2/255 for 8-bit pixels, 2/65535 for 16-bit ones, as the set declares them; no image is opened.
+
+        Sets of 1-bit files are declared as 8-bit ones, and counted as such.
+        """
+        dtype = np.dtype(_builder(self.name).info.features["image"].dtype)
+        return 2.0 / np.iinfo(dtype).max if np.issubdtype(dtype, np.unsignedinteger) else None
+
     def source(self, split: str) -> Source:
         if split not in ("train", "test"):
             raise UnknownDataError(f"a data set has the splits train and test, not {split!r}")

@@ -15,7 +15,8 @@ from models.model import Batch, Condition, Model, Net, Variables
 from paths.path import Path
 from paths.predictions import Face, Prediction, face, latest_time
 
-Denoise = Callable[[Float[Array, "b *s"], Float[Array, ""]], Float[Array, "b *s"]]  # (x, t) → x̂₀, t one for all
+# (x, t) → x̂₀; t is one for all, or one a sample under an adaptive solver
+Denoise = Callable[[Float[Array, "b *s"], Float[Array, "..."]], Float[Array, "b *s"]]
 
 
 def expand(coefficient: Any, x: Float[Array, "b *s"]) -> Float[Array, "b *_"]:

@@ -5,13 +5,14 @@
     cosine         tᵢ = 1 − cos(π/2·(N−i)/N)
     karras         σᵢ = (σ_max^(1/ρ) + i/(N−1)·(σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ   EDM, 2206.00364 eq. 5
     uniform_log_snr   λᵢ evenly spaced                             DPM-Solver, 2206.00927 §3.3
+    shifted        uᵢ ← s·uᵢ/(1 + (s−1)uᵢ),  u = σ/(α+σ) over its first value      SD3, 2403.03206 eq. 23
 
 N steps are N network calls: at knots 0 … N−1. The last knot is clean data, σ = 0, even on a path whose σ(0) is not
 (VE, EDM), so the last step returns the network's estimate of x₀ and leaves no noise in the sample.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -32,6 +33,18 @@ class Knots:
     @property
     def steps(self) -> int:
         return len(self.t) - 1
+
+    @property
+    def noisy(self) -> "Knots":
+        """All knots but the last."""
+        return Knots(self.t[:-1], self.alpha[:-1], self.sigma[:-1])
+
+
+def between(path: Path, first: float, last: float, steps: int) -> Knots:
+    """Knots evenly spaced in log-SNR that end at `last` as the path is there, with noise: no step lands on data."""
+    log_snr = np.linspace(float(path.log_snr(first)), float(path.log_snr(last)), steps + 1)
+    t = np.concatenate([[first], _times_of_log_snr(path, log_snr[1:-1]), [last]])
+    return Knots(t, np.asarray(path.alpha(t)), np.asarray(path.sigma(t)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +138,31 @@ class UniformLogSNR(Grid):
         first = max(float(path.log_snr(t_max)), -self.limit)
         last = min(float(path.log_snr(path.t_min)), self.limit)
         return _times_of_log_snr(path, np.linspace(first, last, steps))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Grid):
+    """Another grid moved towards noise for large images, or towards data: its σ/α times `factor`, in mid-range.
+
+    On the rectified path this is SD3's shift exactly. u is measured in units of its first value, so that both ends
+    stay where they are on paths whose first σ/α is finite.
+    """
+
+    base: Grid = field(default_factory=Uniform)
+    factor: float = 3.0  # s: √(pixels/pixels the schedule was made for); above 1 more steps at high noise
+
+    def __post_init__(self) -> None:
+        if not self.factor > 0:
+            raise ValueError(f"factor={self.factor} is not positive")
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        t = np.asarray(self.base.times(path, steps, t_max), np.float64)
+        u = np.asarray(path.sigma(t) / (path.alpha(t) + path.sigma(t)))
+        share = u / u[0]
+        moved = u[0] * self.factor * share / (1.0 + (self.factor - 1.0) * share)
+        with np.errstate(divide="ignore"):
+            log_snr = 2.0 * (np.log1p(-moved) - np.log(moved))
+        return np.append(t[:1], _times_of_log_snr(path, log_snr[1:]))
 
 
 @dataclass(frozen=True, kw_only=True)

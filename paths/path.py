@@ -85,7 +85,8 @@ class Path(ABC):
         if isinstance(t, jax.Array):
             one = jnp.ones_like(t)
             return jax.jvp(self.alpha, (t,), (one,))[1], jax.jvp(self.sigma, (t,), (one,))[1]
-        with jax.enable_x64(True):
+        # Host values stay on the host also while a caller is being traced.
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
             alpha_dot, sigma_dot = self.derivatives(jnp.asarray(t, jnp.float64))
             return np.asarray(alpha_dot), np.asarray(sigma_dot)
 

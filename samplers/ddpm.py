@@ -20,9 +20,17 @@ from samplers.multistep import Multistep, Table
 
 @dataclass(frozen=True, kw_only=True)
 class DDPM(Multistep):
-    """Ancestral sampling: stochastic, one network call a step."""
+    """Ancestral sampling: weak order 1, one network call a step."""
 
     variance: Literal["beta_tilde", "beta"] = "beta_tilde"  # the smaller and the larger variance of (2)
+
+    @property
+    def stated_order(self) -> int:
+        return 1
+
+    @property
+    def stochastic(self) -> bool:
+        return True
 
     def table(self, path: Path, knots: Knots) -> Table:
         alpha, alpha_next = knots.alpha[:-1], knots.alpha[1:]

@@ -1,11 +1,8 @@
-"""The driver of all solvers: one compiled scan from noise to data.
+"""The driver of all solvers: x ← σ(t₀)·ε, then the solver from the first knot to the last."""
 
-x ← σ(t₀)·ε;   for each row of the kernel's table: x ← step(D, x, row)
-"""
-
+import math
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +13,8 @@ from models.model import Condition, Model, Variables
 from paths.grids import Grid, Knots, Uniform
 from paths.path import Path
 from samplers.ddim import DDIM
-from samplers.kernel import Kernel
-from samplers.sampler import Sampler, Samples, normal_like
+from samplers.sampler import Sampler, Samples, noise_of_steps, normal_like
+from samplers.solver import Solver
 from samplers.transforms import Transform
 
 PRIOR = 0x7FFFFFFF  # folded into a sample's key for its first noise; steps fold in 0, 1, 2, …
@@ -27,7 +24,7 @@ PRIOR = 0x7FFFFFFF  # folded into a sample's key for its first noise; steps fold
 class Diffusion(Sampler):
     """Draws from a `Denoiser` with a solver, on a grid, in so many steps."""
 
-    solver: Kernel = field(default_factory=DDIM)
+    solver: Solver = field(default_factory=DDIM)
     grid: Grid = field(default_factory=Uniform)
     steps: int = 50  # steps of the solver from noise to data
     transforms: tuple[Transform, ...] = ()  # applied to the denoiser, the first innermost
@@ -44,19 +41,26 @@ class Diffusion(Sampler):
         if not isinstance(model, Denoiser):
             raise TypeError(f"the diffusion sampler needs a Denoiser, got {type(model).__name__}")
 
-        def network(x: Float[Array, "n *s"], t: Float[Array, ""]) -> Float[Array, "n *s"]:
+        def network(x: Float[Array, "n *s"], t: Float[Array, "..."]) -> Float[Array, "n *s"]:
             return model.denoise(variables, x, jnp.broadcast_to(t, x.shape[:1]), condition)
 
         denoise: Denoise = reduce(lambda inner, transform: transform(inner), self.transforms, network)
         knots = self.grid.knots(model.path, self.steps, model.t_max)
-        return solve(self.solver, denoise, model.path, knots, keys, shape, trajectory)
+        samples = solve(self.solver, denoise, model.path, knots, keys, shape, trajectory)
+        return samples if samples.nfe is None else samples._replace(nfe=samples.nfe * self._calls_of_one)
 
-    def network_calls(self) -> int:
-        return self.steps * self.solver.calls_per_step
+    def network_calls(self) -> int | None:
+        calls = self.solver.network_calls(self.steps)
+        return None if calls is None else calls * self._calls_of_one
+
+    @property
+    def _calls_of_one(self) -> int:
+        """Network calls behind one x̂₀."""
+        return math.prod(transform.calls for transform in self.transforms)
 
 
 def solve(
-    kernel: Kernel,
+    solver: Solver,
     denoise: Denoise,
     path: Path,
     knots: Knots,
@@ -64,24 +68,15 @@ def solve(
     shape: tuple[int, ...],
     trajectory: bool = False,
 ) -> Samples:
-    """Runs `kernel` along `knots` under one `lax.scan`.
+    """Draws the first noise from `keys` and runs `solver` along `knots`.
 
     Args:
       denoise: `(x [n, *shape], t scalar) → x̂₀`.
       keys: one a sample; step i uses `fold_in(key, i)`.
-      trajectory: also return all N + 1 states; otherwise none is kept.
+      trajectory: also return every state; otherwise none is kept.
     """
-    rows = {name: jnp.asarray(value, float) for name, value in kernel.rows(path, knots).items()}
     start = jax.vmap(lambda key: jax.random.fold_in(key, PRIOR))(keys)
     noise = normal_like(start, jnp.zeros((keys.shape[0], *shape)))
-    carry = kernel.init(float(knots.sigma[0]) * noise, rows)
-
-    def body(carry: Any, row_and_index: Any) -> tuple[Any, Any]:
-        row, index = row_and_index
-        step_keys = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
-        carry = kernel.step(denoise, carry, row, step_keys)
-        return carry, carry["x"] if trajectory else None
-
-    first = carry["x"]
-    carry, states = jax.lax.scan(body, carry, (rows, jnp.arange(knots.steps)))
-    return Samples(carry["x"], jnp.concatenate([first[None], states]) if trajectory else None)
+    x = float(knots.sigma[0]) * noise
+    solved = solver.solve(denoise, path, knots, x, noise_of_steps(keys, x), trajectory)
+    return Samples(solved.x, solved.trajectory, solved.nfe)

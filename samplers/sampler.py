@@ -5,19 +5,21 @@ One key a sample: what comes out for a key depends neither on the batch it was i
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float, Int, Key
 
 from models.model import Condition, Model, Variables
+from samplers.solver import Noise, NoiseOfStep
 
 
 class Samples(NamedTuple):
     """What a sampler returns."""
 
     x: Float[Array, "n *s"]
-    trajectory: Float[Array, "steps n *s"] | None = None  # every state from noise to data, only when asked for
+    trajectory: Float[Array, "states n *s"] | None = None  # every state from noise to data, only when asked for
+    nfe: Int[Array, " n"] | None = None  # network calls of each sample, where they differ
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,8 @@ class Sampler(ABC):
         """Draws one sample of `shape` for each key; pure, to be jitted by the caller."""
 
     @abstractmethod
-    def network_calls(self) -> int:
-        """Network calls for one sample."""
+    def network_calls(self) -> int | None:
+        """Network calls for one sample; None if they differ from sample to sample (`Samples.nfe` then has them)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,20 @@ class NoSampler(Sampler):
 def sample_keys(key: Key[Array, ""], indices: Int[Array, " n"]) -> Key[Array, " n"]:
     """Key of each sample, from its number in the run alone."""
     return jax.vmap(lambda index: jax.random.fold_in(key, index))(indices)
+
+
+def noise_of_steps(keys: Key[Array, " n"], x: Float[Array, "n *s"]) -> NoiseOfStep:
+    """The noise of each step, from its number and the sample's key: `noise_of_steps(keys, x)(i)(j)` is like x."""
+
+    def of_step(index: Any) -> Noise:
+        step = jax.vmap(lambda key: jax.random.fold_in(key, index))(keys)
+
+        def noise(j: int = 0) -> Float[Array, "n *s"]:
+            return normal_like(jax.vmap(lambda key: jax.random.fold_in(key, j))(step) if j else step, x)
+
+        return noise
+
+    return of_step
 
 
 def normal_like(keys: Key[Array, " n"], x: Float[Array, "n *s"]) -> Float[Array, "n *s"]:

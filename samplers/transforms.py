@@ -12,6 +12,11 @@ from models.denoiser import Denoise
 class Transform(ABC):
     """Base of all transformations `Denoise → Denoise`."""
 
+    @property
+    def calls(self) -> int:
+        """Network calls that one call of the result costs; a batch that is doubled counts as two."""
+        return 1
+
     @abstractmethod
     def __call__(self, denoise: Denoise) -> Denoise: ...
 

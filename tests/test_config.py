@@ -76,7 +76,7 @@ def test_objects_are_chosen_by_name_and_then_set():
     ("arguments", "message"),
     [
         (("--model.path", "vpp"), r"--model.path vpp: no Path of that name; did you mean vp"),
-        (("--sampler.solver", "dim"), r"no Kernel of that name; did you mean ddim"),
+        (("--sampler.solver", "dim"), r"no Solver of that name; did you mean ddim"),
         (("--data", "digit"), r"no Dataset of that name; did you mean digits"),
         (("--data", "tfds"), r"--data tfds needs --data.name, after it"),
         (("--loss.weighting",), r"no Weighting of that name; there are edm, likelihood, min_snr, p2, sigmoid, uniform"),
@@ -125,7 +125,7 @@ def test_an_experiment_of_ones_own_with_a_class_of_ones_own(tmp_path):
     with pytest.raises(UserError, match="defines no `tiny"):
         load_experiment(str(file), tiny=True)
     encoded = config.encode(experiment)
-    assert encoded["sampler"]["solver"] == {"type": "mine.Half", "eta": 0.0, "factor": 0.5}
+    assert encoded["sampler"]["solver"] == {"type": "mine.Half", "eta": 0.0, "hat": False, "factor": 0.5}
     assert config.decode(encoded) == experiment
     assert type(cli("--sampler.solver", "half", default=experiment).sampler.solver).__name__ == "Half"
 

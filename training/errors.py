@@ -41,9 +41,11 @@ def run(main: Callable[[], None]) -> None:
 
 
 def _explain(error: Exception) -> NoReturn:
+    from samplers.own import SamplerError  # here: a script that fails before it needs jax should not wait for it
+
     try:
         raise error
-    except (UserError, MissingDataError, UnknownDataError) as mistake:
+    except (UserError, SamplerError, MissingDataError, UnknownDataError) as mistake:
         exit_with(str(mistake))
     except OSError as failure:  # a full disk, a read-only folder, a file that is not there
         name = f": {failure.filename}" if failure.filename else ""

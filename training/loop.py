@@ -14,8 +14,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from data.dataset import stream
+from data.dataset import Dataset, stream
 from metrics.metric import Evaluation
+from models.model import Model, Variables
 from training.checkpoint import Store
 from training.errors import Stopped
 from training.experiment import Experiment
@@ -133,18 +134,25 @@ def draw_picture(plan: Plan, state: TrainState, path: Path, log: Log, step: int)
     log.picture(step, pixels)
 
 
-def measure(plan: Plan, state: TrainState) -> dict[str, float]:
-    """The experiment's metrics on the averaged parameters."""
+def evaluation_of(
+    model: Model, variables: Variables, data: Dataset, samples: Callable[[int], np.ndarray]
+) -> Evaluation:
+    """What metrics look at. `samples(n)` draws the first n samples; what has been drawn is not drawn again."""
     drawn = np.zeros((0,))
 
     def draw(n: int) -> np.ndarray:
         nonlocal drawn
         if len(drawn) < n:
-            drawn = plan.samples(state, n)
+            drawn = samples(n)
         return drawn[:n]
 
+    return Evaluation(model, variables, data, draw)
+
+
+def measure(plan: Plan, state: TrainState) -> dict[str, float]:
+    """The experiment's metrics on the averaged parameters."""
     variables = {"params": state.average, "state": state.model}
-    evaluation = Evaluation(plan.model, variables, plan.experiment.data, draw)
+    evaluation = evaluation_of(plan.model, variables, plan.experiment.data, lambda n: plan.samples(state, n))
     measured: dict[str, float] = {}
     for metric in plan.experiment.metrics:
         try:

@@ -11,8 +11,14 @@ from PIL import Image
 from data.pixels import to_uint8
 
 
-def picture(x: Float[np.ndarray, "n *s"]) -> UInt8[np.ndarray, "height width 3"]:
+def picture(
+    x: Float[np.ndarray, "n *s"], limit: float | None = None, title: str | None = None
+) -> UInt8[np.ndarray, "height width 3"]:
     """Images [n, H, W, C] as a grid, enlarged to be seen; points [n, 2] as a scatter plot.
+
+    Args:
+      limit: half the width of the scatter plot; as the points need by default.
+      title: of the scatter plot; how many points by default.
 
     Raises:
       ValueError: neither.
@@ -20,7 +26,7 @@ def picture(x: Float[np.ndarray, "n *s"]) -> UInt8[np.ndarray, "height width 3"]
     if x.ndim == 4 and x.shape[-1] in (1, 3):
         return _grid(to_uint8(x))
     if x.ndim == 2 and x.shape[1] == 2:
-        return _scatter(x)
+        return _scatter(x, limit, title)
     raise ValueError(f"no picture is known for samples of shape {x.shape[1:]}")
 
 
@@ -39,17 +45,44 @@ def _grid(images: np.ndarray) -> np.ndarray:
     return np.repeat(sheet, 3, axis=2) if channels == 1 else sheet
 
 
-def _scatter(points: np.ndarray) -> np.ndarray:
+def _scatter(points: np.ndarray, limit: float | None, title: str | None) -> np.ndarray:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
     axes = figure.subplots()
     axes.scatter(points[:, 0], points[:, 1], s=4, alpha=0.6, linewidths=0)
-    axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$", title=f"{len(points)} samples")
+    axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$", title=title or f"{len(points)} samples")
+    if limit is not None:
+        axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return np.asarray(Image.open(buffer).convert("RGB"))
+
+
+FRAMES = 60  # of an animation; longer trajectories are thinned
+
+
+def save_gif(trajectory: Float[np.ndarray, "states n *s"], path: Path) -> None:
+    """States from noise to data as an animation that rests on the last.
+
+    Raises:
+      ValueError: no picture is known for such samples.
+    """
+    last = len(trajectory) - 1
+    shown = np.unique(np.linspace(0, last, min(FRAMES, last + 1)).round().astype(int))
+    limit = None
+    if trajectory.ndim == 3 and trajectory.shape[-1] == 2:
+        # The data's frame: noise of a variance-exploding path would leave the data a dot.
+        limit = float(min(np.abs(trajectory[0]).max(), 3.0 * np.abs(trajectory[-1]).max()))
+    frames = []
+    for i in shown:
+        # Noise on a path that is not variance-preserving is scaled to the range that a picture has.
+        state = trajectory[i] if limit else trajectory[i] / max(1.0, float(trajectory[i].std()))
+        frames.append(Image.fromarray(picture(state, limit, f"state {i} of {last}")))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    times = [80] * (len(frames) - 1) + [2000]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)
 
 
 def save_png(pixels: UInt8[np.ndarray, "height width 3"], path: Path) -> None:

@@ -1,4 +1,7 @@
-"""A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`."""
+"""A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`.
+
+`evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`.
+"""
 
 import json
 import shutil
@@ -19,7 +22,10 @@ from training.experiment import Experiment
 from training.mesh import replicated
 from training.step import named_key
 
-CONTENTS = ("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples", "summary.json")
+CONTENTS = (
+    *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples"),
+    *("summary.json", "evaluation.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,30 @@ class Run:
     def finish(self, summary: dict[str, Any]) -> None:
         """Writes `summary.json`, whole or not at all."""
         config.write_whole(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What `evaluation.json` holds; nothing where there is none.
+
+        Raises:
+          UserError: it is not such a file.
+        """
+        path = self.folder / "evaluation.json"
+        if not path.exists():
+            return []
+        try:
+            rows = json.loads(path.read_text())
+        except ValueError:
+            rows = None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{path} is not a list of evaluations; move it away to start another")
+        return rows
+
+    def add_evaluation(self, metric: Any, step: int, numbers: dict[str, float]) -> None:
+        """Adds a measurement to `evaluation.json`, in place of one with the same settings at the same step."""
+        row = json.loads(json.dumps({"metric": config.encode(metric), "step": step, "numbers": numbers}))
+        same = lambda other: all(other.get(name) == row[name] for name in ("metric", "step"))  # noqa: E731
+        rows = [*(other for other in self.evaluations() if not same(other)), row]
+        config.write_whole(self.folder / "evaluation.json", json.dumps(rows, indent=2) + "\n")
 
 
 def _step(line: str) -> int | None:

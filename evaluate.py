@@ -1,0 +1,112 @@
+"""Measure a run: `python evaluate.py runs/digits_ddpm likelihood --trace exact`; `--list` names the metrics."""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from training.errors import UserError, run
+
+if TYPE_CHECKING:
+    from metrics.metric import Metric
+
+USAGE = """Measures RUN's averaged parameters, prints the numbers and adds them to RUN/evaluation.json.
+
+RUN is a folder that train.py made; it may still be training. Without METRIC, the metrics of the run's own experiment
+are measured. METRIC is a name (python evaluate.py --list), and its settings follow. A setting that is itself an object
+takes a name (--integrator fixed_step); its own settings follow (--integrator.steps 50). --experiment FILE names the
+file of a run made from one of your own.
+"""
+
+
+def metric_by_name(name: str, own: "tuple[Metric, ...]") -> "Metric":
+    """The run's own metric of that name, with the run's settings; or any registered one, with its defaults.
+
+    Raises:
+      UserError: there is none, or it has settings without a default.
+    """
+    from metrics.metric import Metric
+    from training import config
+
+    members = config.options(Metric)
+    cls = {config.plain(key): cls for key, cls in members.items()}.get(config.plain(name))
+    if cls is None:
+        raise UserError(f"there is no metric {name!r}{config.nearest(name, members)}")
+    for metric in own:
+        if type(metric) is cls:
+            return metric
+    required = [f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING]
+    if required:
+        raise UserError(f"{name} has no default for {', '.join(required)}: put it among the experiment's metrics")
+    return cls()
+
+
+def main() -> None:
+    arguments = sys.argv[1:]
+    from training.cli import load_module, parse, take
+
+    file = take(arguments, "--experiment", has_value=True)
+    if file:
+        load_module(file)
+    if take(arguments, "--list"):
+        from metrics.metric import Metric
+        from training.config import options
+
+        names = {name: (cls.__doc__ or "").split("\n")[0] for name, cls in sorted(options(Metric).items())}
+        width = max(map(len, names))
+        print("\n".join(f"{name:{width}}  {line}" for name, line in names.items()))
+        return
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"usage: python evaluate.py RUN [METRIC] [settings]\n\n{USAGE}")
+        print("python evaluate.py RUN METRIC --help lists the metric's settings.")
+        return
+    if arguments[0].startswith("-"):
+        raise UserError(f"name the run's folder first: python evaluate.py RUN {' '.join(arguments)}")
+    from training.draw import Drawer
+    from training.loop import evaluation_of
+    from training.mesh import Mesh
+    from training.run import Run, default_condition, example_batch
+    from training.startup import start
+    from training.step import named_key
+
+    folder = Path(arguments.pop(0))
+    this = Run(folder)
+    experiment = this.experiment()
+    if arguments and not arguments[0].startswith("-"):
+        name = arguments.pop(0)
+        prog = f"evaluate.py {folder} {name}"
+        metrics = (parse(metric_by_name(name, experiment.metrics), arguments, prog, USAGE),)
+    elif arguments:
+        raise UserError(f"{arguments[0]}: settings are a metric's; name it first: python evaluate.py {folder} METRIC …")
+    else:
+        metrics = experiment.metrics
+        if not metrics:
+            raise UserError(f"the experiment of {folder} has no metrics of its own; name one (--list names them)")
+    for metric in metrics:
+        try:
+            metric.check(experiment.data)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    this.evaluations()  # one that cannot be added to is reported now, not after the measuring
+
+    start()
+    model, mesh = experiment.resolved_model(), Mesh().build()
+    variables, step = this.averaged(model, example_batch(experiment, 2), mesh)
+    draw = Drawer(model, experiment.sampler, experiment.data.shape, mesh)
+    key = named_key(experiment.seed, "sample")
+    samples = lambda n: draw(variables, key, n, default_condition(model, n)).x  # noqa: E731, as at the end of training
+    evaluation = evaluation_of(model, variables, experiment.data, samples)
+    print(f"step {step} of {folder}", flush=True)
+    for metric in metrics:
+        try:
+            numbers = metric(evaluation)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{type(metric).__name__}: {error}") from error
+        for name, number in numbers.items():
+            print(f"{name}  {number:.6g}", flush=True)
+        this.add_evaluation(metric, step, numbers)
+    print(f"added to {folder / 'evaluation.json'}")
+
+
+if __name__ == "__main__":
+    run(main)

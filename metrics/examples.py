@@ -1,0 +1,81 @@
+"""What density metrics share: examples in equal batches, a key each, and the mean with its standard error."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Key
+
+from data.dataset import Arrays
+from models.denoiser import Denoiser
+from models.model import Condition, Model, Variables
+from samplers.sampler import sample_keys
+
+PerExample = Callable[[Variables, dict[str, Array], Key[Array, " b"]], Any]  # (variables, batch, keys) → leaves [b, …]
+
+
+def denoiser(model: Model, metric: str) -> Denoiser:
+    """`model`, if it is one whose density a path gives.
+
+    Raises:
+      ValueError: it is another kind of model; says which.
+    """
+    if not isinstance(model, Denoiser):
+        raise ValueError(f"{metric} is measured on a Denoiser; this run's model is {type(model).__name__}")
+    return model
+
+
+def condition_of(model: Denoiser, batch: Mapping[str, Array]) -> Condition:
+    """Each example's own class, for a model conditioned on classes and data that has them."""
+    return {"label": batch["label"]} if is_conditional(model, batch) else None
+
+
+def is_conditional(model: Denoiser, batch: Mapping[str, Any]) -> bool:
+    return bool(model.num_classes) and "label" in batch
+
+
+def over_examples(function: PerExample, variables: Variables, examples: Arrays, seed: int, batch_size: int) -> Any:
+    """`function` over all examples, jitted once, as host arrays with the examples on the leading axis.
+
+    Example i has the key fold_in(key(seed), i), so its number depends neither on the batch nor on the devices. Batches
+    are split over the devices that hold the variables.
+    """
+    n = len(examples["x"])
+    split = _batch_sharding(variables)
+    devices = split.mesh.size if split else 1
+    size = min(batch_size, n)
+    size += -size % devices
+    jitted = jax.jit(function)
+    parts = []
+    for start in range(0, n, size):
+        indices = jnp.arange(start, start + size)
+        within = np.minimum(np.asarray(indices), n - 1)  # the last batch is padded: one compilation
+        batch = {name: value[within] for name, value in examples.items()}
+        keys = sample_keys(jax.random.key(seed), indices)
+        parts.append(jax.device_get(jitted(variables, *jax.device_put((batch, keys), split))))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
+
+
+def _batch_sharding(variables: Variables) -> NamedSharding | None:
+    sharding = getattr(next(iter(jax.tree.leaves(variables)), None), "sharding", None)
+    if not isinstance(sharding, NamedSharding):
+        return None
+    return NamedSharding(sharding.mesh, PartitionSpec(sharding.mesh.axis_names[0]))
+
+
+def mean_and_error(name: str, values: Float[np.ndarray, " n"]) -> dict[str, float]:
+    """The mean over examples and the standard error of that mean."""
+    values = np.asarray(values, np.float64)
+    return {name: float(values.mean()), f"{name}_stderr": float(values.std(ddof=1) / np.sqrt(len(values)))}
+
+
+def check_counts(owner: Any) -> None:
+    """Raises a ValueError where `examples`, `batch_size` or `seed` of a metric is out of range."""
+    if owner.examples < 2 or owner.batch_size < 1 or not 0 <= owner.seed < 2**31:
+        raise ValueError(
+            f"{type(owner).__name__}: examples must be at least 2 (for a standard error), batch_size at least 1 and "
+            f"seed in [0, 2^31); got {owner.examples}, {owner.batch_size} and {owner.seed}"
+        )

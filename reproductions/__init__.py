@@ -1,0 +1,1 @@
+"""One paper's figure or table a file; `reproduce.py` is their command line."""

@@ -1,0 +1,98 @@
+"""DDIM's table 1: quality against steps for η = 0 … 1 and σ̂ (Song et al. 2010.02502).
+
+The paper's numbers are FID on CIFAR-10 by Inception features. Ours are Fréchet distances between 1,000 samples a cell
+and the training split, in raw pixels and in the features of metrics/classifier.py: compare shapes, not numbers. Evenly
+spaced times, the paper's grid for all sets but CIFAR-10.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from metrics.classifier import NAME, classifier
+from metrics.frechet import frechet_distance
+from paths.grids import Uniform
+from reproductions.reproduction import Row, Trained
+from samplers.ddim import DDIM
+from samplers.diffusion import Diffusion
+
+SCALES = {"tiny": "digits_ddpm", "small": "mnist_mlp", "paper": "cifar10_ddpm"}
+STEPS = (10, 20, 50, 100, 1000)
+SOLVERS = {
+    "0.0": DDIM(eta=0.0),
+    "0.2": DDIM(eta=0.2),
+    "0.5": DDIM(eta=0.5),
+    "1.0": DDIM(eta=1.0),
+    "σ̂": DDIM(eta=1.0, hat=True),
+}
+PAPER = {
+    "0.0": (13.36, 6.84, 4.67, 4.16, 4.04),
+    "0.2": (14.04, 7.11, 4.77, 4.25, 4.09),
+    "0.5": (16.66, 8.35, 5.25, 4.46, 4.29),
+    "1.0": (41.07, 18.36, 8.01, 5.78, 4.73),
+    "σ̂": (367.43, 133.37, 32.72, 9.99, 3.17),
+}
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    assert trained is not None
+    data = trained.experiment.data
+    judge = classifier(data)
+    print(f"features: {NAME}, {100 * judge.accuracy:.1f} % right on the test split")
+    train, test = data.arrays("train", 60_000)["x"], data.arrays("test", 1000)["x"]
+    pixels = math.prod(data.shape)
+    samples = 50_000 if scale == "paper" else max(1000, pixels + 1)
+
+    def distances(x: Any) -> Row:
+        found: Row = {"frechet_pixels": frechet_distance(x, train)}
+        return found | {"frechet_classifier": frechet_distance(x, train, judge.features)}
+
+    if len(test) > pixels:
+        yield {"eta": "test images", "steps": 0} | distances(test)
+    for eta, solver in SOLVERS.items():
+        for steps, paper in zip(STEPS, PAPER[eta], strict=True):
+            x, seconds = trained.draw(Diffusion(solver=solver, grid=Uniform(), steps=steps), samples)
+            cell = {"eta": eta, "steps": steps} | distances(x)
+            yield cell | {"paper_fid_cifar10": paper, "seconds": seconds, "samples": samples}
+
+
+COLUMNS = {
+    "frechet_pixels": "ours: Fréchet, raw pixels",
+    "frechet_classifier": "ours: Fréchet, classifier features",
+    "paper_fid_cifar10": "the paper: FID, CIFAR-10",
+}
+SIZE = (13, 4.4)
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    panels = figure.subplots(1, 3)
+    for axes, (column, title) in zip(panels, COLUMNS.items(), strict=True):
+        for eta in SOLVERS:
+            line = [row for row in rows if row["eta"] == eta]
+            label = "σ̂" if eta == "σ̂" else f"η = {eta}"
+            axes.loglog([row["steps"] for row in line], [row[column] for row in line], marker="o", ms=4, label=label)
+        if rows[0]["steps"] == 0 and column in rows[0]:
+            axes.axhline(rows[0][column], color="grey", ls=":", lw=1, label="real test images")
+        axes.set(xlabel="steps (network calls)", title=title)
+        axes.set_xticks(STEPS, [str(s) for s in STEPS])
+        axes.minorticks_off()
+        axes.grid(True, alpha=0.3)
+    panels[0].set(ylabel="distance to the training split")
+    panels[1].legend(fontsize=8)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    cell = {(row["eta"], row["steps"]): row for row in rows}
+    for column in ("frechet_pixels", "frechet_classifier"):
+        yield COLUMNS[column].removeprefix("ours: ")
+        yield "η      " + "".join(f"{s:>10}" for s in STEPS)
+        for eta in SOLVERS:
+            yield f"{eta:<7}" + "".join(f"{cell[eta, s][column]:10.2f}" for s in STEPS)
+        for steps in STEPS[:-1]:
+            off = cell["0.0", steps][column] / cell["0.0", 1000][column] - 1
+            yield f"  DDIM(0) in {steps} steps: {100 * off:+.1f} % of its 1000-step figure"
+        yield f"  σ̂ in 10 steps: {cell['σ̂', 10][column] / cell['0.0', 10][column]:.1f} times DDIM(0)'s distance"
+    for steps in STEPS[:-1]:
+        yield f"{steps} steps: {cell['0.0', 1000]['seconds'] / cell['0.0', steps]['seconds']:.1f} times as fast as 1000"

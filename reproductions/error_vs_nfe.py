@@ -1,0 +1,45 @@
+"""Error against network calls of all solvers on the exact 1-D mixture (as 2211.01095 fig. 3 and 2302.04867 fig. 2 do).
+
+Deterministic solvers: mean distance from where the ODE really goes. Stochastic ones: error of mean and deviation for
+Gaussian data. Evenly spaced log-SNR from −8 to 6, float64, no step onto data (samplers/measure.py).
+"""
+
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from reproductions.reproduction import Row, Trained
+from samplers.adaptive import AdaptiveSolver
+from samplers.catalogue import solvers
+from samplers.check import PATHS, curves
+
+SCALES = {"tiny": None, "small": None, "paper": None}
+WHERE = {"tiny": ("vp",), "small": ("vp", "rectified"), "paper": ("vp", "ve", "cosine", "rectified")}
+SIZE = (11, 5.2)
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    for path in WHERE[scale]:
+        for name, cls in solvers().items():
+            solver = cls()
+            if isinstance(solver, AdaptiveSolver) or name == "pc":  # no steps to double; no order is claimed
+                continue
+            for calls, error in zip(*curves(solver, PATHS[path]), strict=True):
+                kind = "stochastic" if solver.stochastic else "deterministic"
+                yield {"path": path, "sampler": name, "kind": kind, "network_calls": calls, "error": error}
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    path = rows[0]["path"]
+    panels = figure.subplots(1, 2)
+    for axes, kind in zip(panels, ("deterministic", "stochastic"), strict=True):
+        chosen = [row for row in rows if row["path"] == path and row["kind"] == kind]
+        for i, name in enumerate(dict.fromkeys(row["sampler"] for row in chosen)):
+            line = [row for row in chosen if row["sampler"] == name]
+            x, y = [row["network_calls"] for row in line], [row["error"] for row in line]
+            axes.loglog(x, y, marker="os^v"[i // 10], ms=3.5, lw=1.1, color=f"C{i % 10}", label=name)
+        axes.set(xlabel="network calls", title=f"{kind}, path {path}")
+        axes.grid(True, which="major", alpha=0.3)
+        axes.legend(fontsize=7, ncols=2)
+    panels[0].set(ylabel="error at the end of the ODE, 1-D mixture (data units)")
+    panels[1].set(ylabel="error of mean + standard deviation, Gaussian data")

@@ -1,0 +1,259 @@
+"""Ordinary differential equations dy/dt = f(t, y), y any pytree of arrays: integrators as values to hand around.
+
+    (1)  euler   y' = y + h·k₁                                  kⱼ = f at the stage's time and state
+    (2)  heun    y' = y + h/2·(k₁ + k₂)                         the explicit trapezoidal rule
+    (3)  rk4     y' = y + h/6·(k₁ + 2k₂ + 2k₃ + k₄)
+    (4)  dopri5, tsit5: embedded pairs of order 5(4); the error per step is kept within atol + rtol·|y|    (diffrax)
+    (5)  first step of (4): Hairer, Nørsett & Wanner, "Solving Ordinary Differential Equations I", II.4, p. 169
+
+Time may run either way. Nothing here knows of noise or data: t is whatever f says it is. `nfe` is the number of times f
+was evaluated, exactly. A batch is `jax.vmap` of a solve: each member then keeps its own steps, and its own nfe.
+"""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+Time = Float[Array, ""] | float | int
+Field = Callable[[Float[Array, ""], Any], Any]  # (t, y) → dy/dt, of y's structure, shapes and dtypes
+Spacing = Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]  # from [0, 1] onto [0, 1], rising
+
+
+class Solution(NamedTuple):
+    """What an integrator returns."""
+
+    y: Any  # at t1
+    nfe: Int[Array, ""]  # evaluations of f
+    saved: Any = None  # at the times of `save_at`, on a new leading axis; None if not asked for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Integrator(ABC):
+    """Base of all integrators."""
+
+    @abstractmethod
+    def __call__(
+        self,
+        f: Field,
+        y0: Any,
+        t0: Time,
+        t1: Time,
+        save_at: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None,
+        spacing: Spacing | None = None,
+        longest: float | None = None,
+    ) -> Solution:
+        """Solves dy/dt = f(t, y) from y0 at t0 to t1. Pure; differentiable in y0 and whatever f closes over.
+
+        Args:
+          f: the field; t is a scalar of y's dtype.
+          y0: a pytree of floating-point arrays.
+          t0, t1: in either order.
+          save_at: times between t0 and t1, in the order in which they are passed, where y is wanted too.
+          spacing: how the N steps of a fixed-step integrator are spread: it stops at t0 + (t1 − t0)·spacing(i/N).
+            Evenly by default. An integrator that chooses its own steps has no use for it.
+          longest: the longest step of an integrator that chooses its own: what the caller knows of f's scale. The error
+            of a step is estimated from f at six times within it, and what happens between them can be missed.
+
+        Raises:
+          TypeError: y0 is not floating-point.
+          ValueError: `spacing` does not rise from 0 to 1.
+        """
+
+
+def _dtype(y: Any) -> Any:
+    dtype = jnp.result_type(*jax.tree.leaves(y))
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"an integrator moves floating-point states, got {dtype}")
+    return dtype
+
+
+def _plus(y: Any, *terms: tuple[Any, Any]) -> Any:
+    """y + Σ aⱼ·kⱼ over pytrees."""
+    for scale, k in terms:
+        y = jax.tree.map(lambda a, b: a + (scale * b).astype(a.dtype), y, k)  # noqa: B023, called at once
+    return y
+
+
+STAGES = {"euler": 1, "heun": 2, "rk4": 4}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FixedStep(Integrator):
+    """So many steps, chosen beforehand: order 1 (euler), 2 (heun) or 4 (rk4). Forward- and reverse-differentiable.
+
+    Values at `save_at` are cubic Hermite interpolants between the steps (order 4) and cost one evaluation, at t1.
+    """
+
+    method: Literal["euler", "heun", "rk4"] = "rk4"  # costs 1, 2 or 4 evaluations a step
+    steps: int = 100
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.method not in STAGES:
+            raise ValueError(f"{self}: steps must be at least 1 and method one of {', '.join(STAGES)}")
+
+    def __call__(
+        self,
+        f: Field,
+        y0: Any,
+        t0: Time,
+        t1: Time,
+        save_at: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None,
+        spacing: Spacing | None = None,
+        longest: float | None = None,
+    ) -> Solution:
+        dtype = _dtype(y0)
+        t, h = self._steps(t0, t1, spacing, dtype)
+
+        def body(y: Any, row: Any) -> tuple[Any, Any]:
+            k1 = f(row[0], y)
+            return self._step(f, row[0], row[1], y, k1), None if save_at is None else (y, k1)
+
+        y, before = jax.lax.scan(body, y0, (t[:-1], h))
+        nfe = jnp.asarray(self.steps * STAGES[self.method], jnp.int32)
+        if save_at is None:
+            return Solution(y, nfe)
+        append = lambda many, last: jnp.concatenate([many, last[None]])  # noqa: E731
+        states, slopes = jax.tree.map(append, before, (y, f(t[-1], y)))
+        return Solution(y, nfe + 1, _hermite(jnp.asarray(save_at, dtype), t, h, states, slopes))
+
+    def _steps(self, t0: Time, t1: Time, spacing: Spacing | None, dtype: Any) -> tuple[Any, Any]:
+        """Times [N+1] and steps [N]; both in float64 while t0 and t1 are host numbers, then rounded once."""
+        fractions = np.linspace(0.0, 1.0, self.steps + 1)
+        if spacing is not None:
+            fractions = np.asarray(spacing(fractions), np.float64)
+        steps = np.diff(fractions)
+        if np.any(steps <= 0) or fractions[0] != 0 or fractions[-1] != 1:
+            raise ValueError(f"spacing must rise from 0 to 1 in {self.steps} steps, but it gives {fractions}")
+        if isinstance(t0, jax.Array) or isinstance(t1, jax.Array):
+            fractions, steps = jnp.asarray(fractions, dtype), jnp.asarray(steps, dtype)
+        length = t1 - t0  # times steps, not differences of times: these would cancel in float32
+        return jnp.asarray(t0 + length * fractions, dtype), jnp.asarray(length * steps, dtype)
+
+    def _step(self, f: Field, t: Float[Array, ""], h: Float[Array, ""], y: Any, k1: Any) -> Any:
+        if self.method == "euler":
+            return _plus(y, (h, k1))
+        if self.method == "heun":
+            k2 = f(t + h, _plus(y, (h, k1)))
+            return _plus(y, (h / 2, k1), (h / 2, k2))
+        k2 = f(t + h / 2, _plus(y, (h / 2, k1)))
+        k3 = f(t + h / 2, _plus(y, (h / 2, k2)))
+        k4 = f(t + h, _plus(y, (h, k3)))
+        return _plus(y, (h / 6, k1), (h / 3, k2), (h / 3, k3), (h / 6, k4))
+
+
+def _hermite(at: Float[Array, " m"], t: Float[Array, " n1"], h: Float[Array, " n"], states: Any, slopes: Any) -> Any:
+    """The cubics that have the states and the slopes at both ends of each step, at times `at`."""
+    forward = jnp.sign(t[-1] - t[0])
+    i = jnp.clip(jnp.searchsorted(forward * t, forward * at, side="right") - 1, 0, h.shape[0] - 1)
+    u = (at - t[i]) / h[i]
+    weights = ((1 + 2 * u) * (1 - u) ** 2, u**2 * (3 - 2 * u), h[i] * u * (1 - u) ** 2, h[i] * u**2 * (u - 1))
+
+    def one(y: Float[Array, "n1 *s"], k: Float[Array, "n1 *s"]) -> Float[Array, "m *s"]:
+        w = [weight.reshape(-1, *(1,) * (y.ndim - 1)).astype(y.dtype) for weight in weights]
+        return w[0] * y[i] + w[1] * y[i + 1] + w[2] * k[i] + w[3] * k[i + 1]
+
+    return jax.tree.map(one, states, slopes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Integrator):
+    """Steps chosen so that the error of each stays within tolerance. Reverse-differentiable only.
+
+    The error is measured leaf by leaf (root mean square over a leaf) and the largest counts, so that one log-density
+    beside thousands of pixels is as exact as they are. nfe = 2 + 6·(steps tried): both pairs evaluate f at the start,
+    once more to choose the first step, and then six times a step, rejected ones included.
+
+    A solve that has not arrived after `max_steps` gives NaN for y and `saved`, never a state from the middle.
+    """
+
+    method: Literal["dopri5", "tsit5"] = "dopri5"
+    rtol: float = 1e-5
+    atol: float = 1e-5
+    max_steps: int = 10_000  # tried steps, rejected ones included
+
+    def __post_init__(self) -> None:
+        if self.method not in ("dopri5", "tsit5") or not (self.rtol >= 0 and self.atol > 0 and self.max_steps >= 1):
+            raise ValueError(f"{self}: method must be dopri5 or tsit5, rtol >= 0, atol > 0 and max_steps at least 1")
+
+    def __call__(
+        self,
+        f: Field,
+        y0: Any,
+        t0: Time,
+        t1: Time,
+        save_at: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None,
+        spacing: Spacing | None = None,
+        longest: float | None = None,
+    ) -> Solution:
+        import diffrax  # here, because it takes a second or two to import
+
+        dtype = _dtype(y0)
+        start, end = jnp.asarray(t0, dtype), jnp.asarray(t1, dtype)
+        f0 = f(start, y0)
+        wanted = diffrax.SaveAt(t1=True, ts=None if save_at is None else jnp.asarray(save_at, dtype))
+        found = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, _: f(t, y)),  # pyright: ignore[reportArgumentType], its (t, y, args) is ours
+            _first_evaluated(self.method)(f0=f0),
+            t0=start,
+            t1=end,
+            dt0=self._first_step(f, f0, y0, start, end),
+            y0=y0,
+            saveat=wanted,
+            stepsize_controller=diffrax.PIDController(self.rtol, self.atol, norm=_norm, dtmax=longest),
+            max_steps=self.max_steps,
+            throw=False,
+        )
+        arrived = found.result == diffrax.RESULTS.successful
+        states = jax.tree.map(lambda leaf: jnp.where(arrived, leaf, jnp.nan), found.ys)
+        nfe = jnp.asarray(2 + 6 * found.stats["num_steps"], jnp.int32)
+        saved = None if save_at is None else jax.tree.map(lambda leaf: leaf[:-1], states)
+        return Solution(jax.tree.map(lambda leaf: leaf[-1], states), nfe, saved)
+
+    def _first_step(self, f: Field, f0: Any, y0: Any, t0: Float[Array, ""], t1: Float[Array, ""]) -> Float[Array, ""]:
+        """Algorithm (5), one evaluation of f; no gradient passes. (diffrax 0.7's own takes 0.01 for every ODE.)"""
+        f0, y0 = jax.lax.stop_gradient((f0, y0))
+        scaled = lambda k: _norm(jax.tree.map(lambda a, b: a / (self.atol + self.rtol * jnp.abs(b)), k, y0))  # noqa: E731
+        sign = jnp.where(t1 >= t0, 1.0, -1.0).astype(t0.dtype)
+        size, slope = scaled(y0), scaled(f0)
+        flat = (size < 1e-5) | (slope < 1e-5)
+        h0 = jnp.where(flat, 1e-6, 0.01 * size / jnp.where(flat, 1.0, slope))
+        h0 = jnp.clip(h0, 1e-6 * jnp.abs(t1 - t0), jnp.abs(t1 - t0))  # a guess must not leave the interval
+        f1 = jax.lax.stop_gradient(f(t0 + sign * h0, _plus(y0, (sign * h0, f0))))
+        bend = scaled(jax.tree.map(jnp.subtract, f1, f0)) / jnp.where(h0 > 0, h0, 1.0)
+        steepest = jnp.maximum(slope, bend)
+        h1 = jnp.where(steepest <= 1e-15, jnp.maximum(1e-6, 1e-3 * h0), (0.01 / jnp.maximum(steepest, 1e-15)) ** 0.2)
+        smallest = 16 * jnp.finfo(t0.dtype).eps * jnp.maximum(jnp.abs(t0), jnp.abs(t1))  # below it t0 + h is t0
+        return sign * jnp.maximum(jnp.minimum(100 * h0, h1), smallest).astype(t0.dtype)
+
+
+def _norm(y: Any) -> Float[Array, ""]:
+    """The largest root mean square of a leaf."""
+    roots = [jnp.sqrt(jnp.mean(jnp.square(leaf))) for leaf in jax.tree.leaves(y)]
+    return functools.reduce(jnp.maximum, roots)
+
+
+@functools.cache
+def _first_evaluated(method: str) -> Any:
+    """diffrax's solver, given f(t0, y0).
+
+    Its own evaluates the first stage anew after every rejected first step, of any member of a batch: one could not say
+    how often f was evaluated, and a sample's last bits would depend on its neighbours.
+    """
+    import diffrax
+
+    base: Any = {"dopri5": diffrax.Dopri5, "tsit5": diffrax.Tsit5}[method]
+
+    class FirstEvaluated(base):
+        f0: Any = None
+
+        def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: Any) -> Any:
+            return jnp.array(False), self.f0  # (nothing to evaluate first, the first stage)
+
+    return FirstEvaluated

@@ -1,0 +1,62 @@
+"""The contract of a solver: from noise at the first knot to data at the last, on any path.
+
+`Kernel` (samplers/kernel.py) is the fixed-step solver, `Adaptive` (samplers/adaptive.py) the one that chooses its own.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from jaxtyping import Array, Float, Int
+
+from models.denoiser import Denoise
+from paths.grids import Knots
+from paths.path import Path
+
+Noise = Callable[..., Float[Array, "n *s"]]  # noise(j=0): the j-th standard normal of a step, shaped like x
+NoiseOfStep = Callable[[Any], Noise]  # index of the step → its noise
+
+
+class Solved(NamedTuple):
+    """Where a solver ended."""
+
+    x: Float[Array, "n *s"]
+    trajectory: Float[Array, "states n *s"] | None = None  # every state from noise to data, only when asked for
+    nfe: Int[Array, " n"] | None = None  # network calls of each sample, where the solver decides them as it goes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver(ABC):
+    """Base of all solvers."""
+
+    @property
+    def stated_order(self) -> int | None:
+        """Order of convergence at a fixed end (weak order if stochastic). None: nothing is claimed."""
+        return None
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether steps draw noise."""
+        return False
+
+    @abstractmethod
+    def network_calls(self, steps: int) -> int | None:
+        """Network calls of a solve in so many steps; None if it depends on the sample."""
+
+    @abstractmethod
+    def solve(
+        self,
+        denoise: Denoise,
+        path: Path,
+        knots: Knots,
+        x: Float[Array, "n *s"],
+        noise: NoiseOfStep,
+        trajectory: bool = False,
+    ) -> Solved:
+        """From x at the first knot to the last. Pure, to be jitted by the caller.
+
+        Args:
+          denoise: `(x [n, *s], t scalar) → x̂₀`.
+          knots: where to stop. If the last is clean data (σ = 0), the last step returns x̂₀ of the knot before it.
+        """

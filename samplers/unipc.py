@@ -1,0 +1,77 @@
+"""UniPC: UniP with its corrector, at no further network call (Zhao et al. 2302.04867, alg. 5-6), on any path.
+
+At knot i, x̃ᵢ being UniP's prediction and Dᵢ = D(x̃ᵢ, tᵢ), with the notation of samplers/unip.py for the step i−1 → i:
+
+    (1)  xᵢ = (σᵢ/σᵢ₋₁)xᵢ₋₁ − αᵢ(e^h̄ − 1)·Dᵢ₋₁ − αᵢB(h)·Σₘ c_m/r_m·(Dᵢ₋₁₋ₘ − Dᵢ₋₁),  r = (r₁ … r_(p−1), 1)     eq. 3
+    (2)  x̃ᵢ₊₁ = UniP from xᵢ with Dᵢ, Dᵢ₋₁ …
+
+The difference for r = 1 is Dᵢ − Dᵢ₋₁. The corrector raises the order by one. p = 1 takes c₁ = ½ for the solution.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from models.denoiser import Denoise
+from paths.grids import Knots
+from paths.path import Path
+from samplers.exponential import half_log_snr
+from samplers.kernel import Kernel, Row, Rows
+from samplers.solver import Noise
+from samplers.unip import Variant, lags, predictor, weights
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniPC(Kernel):
+    """UniPC-p: order p + 1, one network call a step."""
+
+    NAME = "unipc"
+
+    order: int = 2  # p, 1 to 3: order of the predictor
+    variant: Variant = "bh2"  # B(h): bh1 is −h, bh2 is e^(−h) − 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.order <= 3:
+            raise ValueError(f"order={self.order} is not 1, 2 or 3")
+
+    @property
+    def stated_order(self) -> int:
+        return self.order + 1
+
+    def rows(self, path: Path, knots: Knots) -> Rows:
+        ell = half_log_snr(knots)
+        table = predictor(knots, self.order, self.variant)
+        # Row i corrects the step i−1 → i, over Dᵢ, Dᵢ₋₁, …; at the first knot there is nothing to correct.
+        A, C = np.ones(knots.steps), np.zeros((knots.steps, self.order + 1))
+        for i in range(1, knots.steps):
+            h = ell[i] - ell[i - 1]
+            A[i] = knots.sigma[i] / knots.sigma[i - 1]
+            C[i, 1] = -np.expm1(-h)
+            if np.isfinite(h):
+                r = np.append(lags(ell, i - 1, self.order), 1.0)
+                differences = weights(h, r, self.variant, solved=len(r) > 1)
+                C[i, 0] = -differences[-1]
+                C[i, 1] += differences.sum()
+                C[i, 2 : 1 + len(r)] = -differences[:-1]
+        C *= knots.alpha[:-1, None]
+        return {"t": knots.t[:-1], "A": table.A, "B": table.B, "A_corrector": A, "B_corrector": C}
+
+    def init(self, x: Float[Array, "n *s"], rows: Row) -> Any:
+        return {"x": x, "corrected": x, "said": (jnp.zeros_like(x),) * self.order}
+
+    def step(self, denoise: Denoise, carry: Any, row: Row, noise: Noise) -> Any:
+        said = (denoise(carry["x"], row["t"]), *carry["said"])
+        x = row["A_corrector"] * carry["corrected"]
+        for j, value in enumerate(said):
+            x = x + row["B_corrector"][j] * value
+        predicted = row["A"] * x
+        for j, value in enumerate(said[:-1]):
+            predicted = predicted + row["B"][j] * value
+        return {"x": predicted, "corrected": x, "said": said[:-1]}
+
+    def landing(self, row: Row, t: Float[Array, ""]) -> Row:
+        clean = {name: jnp.zeros_like(value) for name, value in row.items()}
+        return clean | {"t": t, "B": clean["B"].at[0].set(1.0)}
