@@ -1,6 +1,7 @@
 """Where on the path a solver stops: N + 1 knots from noise to data, computed on the host in float64.
 
     uniform        tᵢ = (N−i)/N
+    leading        tᵢ = t_min + (N−1−i)/N                          DDIM's public code: steps 1, 1 + T/N, …
     quadratic      tᵢ = ((N−i)/N)²                                 DDIM, 2010.02502 app. D.2
     cosine         tᵢ = 1 − cos(π/2·(N−i)/N)
     karras         σᵢ = (σ_max^(1/ρ) + i/(N−1)·(σ_min^(1/ρ) − σ_max^(1/ρ)))^ρ   EDM, 2206.00364 eq. 5
@@ -93,6 +94,18 @@ class Uniform(Grid):
 
     def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
         return self.start * t_max * _remaining(steps)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leading(Grid):
+    """Evenly spaced times whose last is the path's first noise level, and whose first falls short of t_max by 1/N.
+
+    The last step then removes hardly any noise. On `Uniform` it removes that of t = 1/N at once: images come out
+    smooth, and noise that a solver added too much (σ̂ of DDIM's table 1) is taken off again.
+    """
+
+    def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
+        return np.minimum(path.t_min + t_max * (_remaining(steps) - 1.0 / steps), t_max)
 
 
 @dataclass(frozen=True, kw_only=True)

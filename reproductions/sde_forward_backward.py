@@ -23,7 +23,7 @@ from samplers.targets import LINE
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 COUNT = {"tiny": 1000, "small": 10_000, "paper": 100_000}
-STEPS, SHOWN = 500, 40
+STEPS, SHOWN = 500, 12
 SIZE = (13, 4.2)
 PATH = VP()
 KNOTS = Uniform().knots(PATH, STEPS)
@@ -69,8 +69,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
     for axes, (name, states) in zip(panels, simulated(rows[0]["samples"]).items(), strict=True):
         t = KNOTS.t[::-1] if name == "forward SDE" else KNOTS.t
         axes.pcolormesh(times, x, levels, cmap="Blues", shading="gouraud")
-        axes.plot(t, states[:, :SHOWN], color="tab:red", lw=0.5, alpha=0.7)
-        axes.set(title=name, xlabel="t (0 data, 1 noise)", ylim=(-3.5, 3.5), xlim=(0, 1))
+        axes.plot(t, states[:, :SHOWN], color="tab:red", lw=0.8, alpha=0.8)
+        axes.set(title=f"{name}, VP", xlabel="t (0 data, 1 noise)", ylim=(-3.5, 3.5), xlim=(0, 1))
         if name != "forward SDE":
             axes.invert_xaxis()
     panels[0].set(ylabel="x (density: each column to its maximum)")

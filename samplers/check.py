@@ -192,10 +192,7 @@ def main(arguments: list[str]) -> int:
             cls = solvers()[name]
         else:
             raise own.SamplerError(f"there is no sampler {name!r}; there are {', '.join(solvers())}, or file.py:name")
-        try:
-            solver = tyro.cli(cls, args=rest, prog=f"python -m samplers.check {name}")
-        except (TypeError, ValueError) as error:
-            raise own.SamplerError(f"{name}: {error}") from error
+        solver = tyro.cli(cls, args=rest, prog=f"python -m samplers.check {name}")
         own.rehearse(solver, name)
     except own.SamplerError as error:
         print(f"error: {error}", file=sys.stderr)

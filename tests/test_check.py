@@ -126,8 +126,11 @@ def test_the_tutorials_code_as_printed(tmp_path, capsys):
 def test_names_and_settings_on_the_command_line(tmp_path, capsys):
     assert main(["dpmp_2m"]) == 2
     assert "there is no sampler 'dpmp_2m'; there are" in capsys.readouterr().err
-    assert main(["ddim", "--eta", "3"]) == 2
-    assert "eta=3.0 is not in [0, 1]" in capsys.readouterr().err
+    for arguments, message in ((["--eta", "3"], "eta=3.0 is not in [0, 1]"), (["--etta", "1"], "--eta")):
+        with pytest.raises(SystemExit) as stopped:
+            main(["ddim", *arguments])
+        assert stopped.value.code == 2
+        assert message in capsys.readouterr().err
 
 
 def test_the_plot_holds_the_solver_and_its_peers(tmp_path):

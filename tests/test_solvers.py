@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paths.grids import Shifted, Uniform, UniformLogSNR
+from paths.grids import Leading, Shifted, Uniform, UniformLogSNR
 from paths.predictions import face
 from paths.schedules import VP, Cosine, Rectified
 from samplers import measure
@@ -172,6 +172,13 @@ def test_shifted_grid_is_sd3s_on_the_rectified_path_and_stays_in_range_elsewhere
         assert np.all(np.diff(knots.t) < 0)
     with pytest.raises(ValueError, match="factor=0"):
         Shifted(factor=0.0)
+
+
+def test_leading_grid_is_that_of_ddims_code():
+    """τ = 1, 101, … 901 of 1,000 in 10 steps; all of them in 1,000."""
+    path = PATHS["ddpm"]
+    np.testing.assert_allclose(Leading().knots(path, 10).t[:-1], np.arange(901, 0, -100) / 1000)
+    np.testing.assert_allclose(Leading().knots(path, 1000).t[:-1], np.arange(1000, 0, -1) / 1000)
 
 
 def test_the_catalogue_names_the_fields_names_and_says_what_they_cost():
