@@ -101,6 +101,8 @@ def main() -> None:
     default = experiment.sampler
     name = sampler_of_ones_own(arguments)
     if name:
+        if not hasattr(default, "solver"):
+            raise UserError(f"{folder} is no diffusion run: it is not drawn from by {name}")
         default = dataclasses.replace(default, solver=own.load(name)())
     chosen = parse(options(default), arguments, f"sample.py {folder}", USAGE)
     if chosen.n < 1 or chosen.batch_size < 1:

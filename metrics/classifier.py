@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from data.dataset import Dataset
 from metrics.metric import flat
@@ -32,26 +32,22 @@ class Classifier:
             h = np.maximum(h @ weight + bias, 0.0)
         return h
 
-    def predict(self, x: Float[np.ndarray, "n *s"]) -> Int[np.ndarray, " n"]:
-        """The likeliest class of each."""
-        return self.mlp.predict(flat(x))
-
 
 @lru_cache(maxsize=2)
-def classifier(data: Dataset, seed: int = 0, examples: int = 60_000) -> Classifier:
+def classifier(data: Dataset) -> Classifier:
     """Fits the classifier on the training split.
 
     Raises:
       ValueError: the data has no labels.
     """
-    train, test = data.arrays("train", examples), data.arrays("test", 10_000)
+    train, test = data.arrays("train", 60_000), data.arrays("test", 10_000)
     if "label" not in train:
         raise ValueError(f"{type(data).__name__} has no labels to fit a classifier on")
     from sklearn.neural_network import MLPClassifier
 
     epochs = 12 if len(train["x"]) > 10_000 else 100
     settings: dict[str, Any] = {"batch_size": 200, "max_iter": epochs, "n_iter_no_change": epochs, "tol": 0.0}
-    mlp = MLPClassifier((256, 64), random_state=seed, **settings)
+    mlp = MLPClassifier((256, 64), random_state=0, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it might be fitted longer
         mlp.fit(flat(train["x"]).astype(np.float32), train["label"])

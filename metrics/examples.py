@@ -1,7 +1,8 @@
 """What density metrics share: examples in equal batches, a key each, and the mean with its standard error."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from data.dataset import Arrays
+from metrics.metric import Evaluation, Metric
 from models.denoiser import Denoiser
 from models.model import Condition, Model, Variables
 from samplers.sampler import sample_keys
@@ -72,10 +74,22 @@ def mean_and_error(name: str, values: Float[np.ndarray, " n"]) -> dict[str, floa
     return {name: float(values.mean()), f"{name}_stderr": float(values.std(ddof=1) / np.sqrt(len(values)))}
 
 
-def check_counts(owner: Any) -> None:
-    """Raises a ValueError where `examples`, `batch_size` or `seed` of a metric is out of range."""
-    if owner.examples < 2 or owner.batch_size < 1 or not 0 <= owner.seed < 2**31:
-        raise ValueError(
-            f"{type(owner).__name__}: examples must be at least 2 (for a standard error), batch_size at least 1 and "
-            f"seed in [0, 2^31); got {owner.examples}, {owner.batch_size} and {owner.seed}"
-        )
+@dataclass(frozen=True, kw_only=True)
+class OverExamples(Metric):
+    """Base of the metrics that are a mean over the first examples of a split."""
+
+    examples: int = 1000  # the first so many of the split
+    split: Literal["train", "test"] = "test"
+    batch_size: int = 100  # examples measured at once
+    seed: int = 0  # decides all noise
+
+    def __post_init__(self) -> None:
+        if self.examples < 2 or self.batch_size < 1 or not 0 <= self.seed < 2**31:
+            raise ValueError(
+                f"{type(self).__name__}: examples must be at least 2 (for a standard error), batch_size at least 1 and "
+                f"seed in [0, 2^31); got {self.examples}, {self.batch_size} and {self.seed}"
+            )
+
+    def over(self, function: PerExample, evaluation: Evaluation, arrays: Arrays) -> Any:
+        """`over_examples` with these settings."""
+        return over_examples(function, evaluation.variables, arrays, self.seed, self.batch_size)

@@ -5,14 +5,13 @@ With u(x, t) = dx/dt of the ODE (paths/path.py, eq. 4), from data at t_min to no
     (1)  log p(x) = log N(x(t_max); 0, σ(t_max)²I) + ∫ tr ∂u/∂x(x(t), t) dt            2011.13456 eq. 39, app. D.2
     (2)  tr J = Σ_d e_dᵀJe_d                                            exact, D products with the Jacobian
     (3)  tr J = E[vᵀJv],  E[vvᵀ] = I                                    Hutchinson; FFJORD 1810.01367 eq. 7
-    (4)  w = −log(α/σ + c),  c = 0, or 1 where α(t_max) = 0: what time is measured in while (1) is solved
+    (4)  dx/dw = dx/dt·dt/dw,  w of paths/clock.py: what time is measured in while (1) is solved
     (5)  bits/dim = (−log p(x) − D·log Δ)/(D·log 2),  Δ the width of a data bin
     (6)  x ← x + Δ·(u − ½),  u uniform on [0, 1)^D                      uniform dequantisation
 
 log p in nats, in the units of x. What (1) gives is the density at t_min, of data with noise σ(t_min) left in it: most
 paths' u has no limit where σ is 0. v is drawn once a solve, so that one smooth field is integrated and the estimate of
-log p is unbiased. In t, u is steep near data, and DDPM's has 1,000 kinks; dx/dw is smooth on every path. With (6),
-bits/dim bounds the discrete data's own from above (Theis et al. 1511.01844 eq. 4).
+log p is unbiased. With (6), bits/dim bounds the discrete data's own from above (Theis et al. 1511.01844 eq. 4).
 """
 
 import math
@@ -27,11 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from metrics.examples import check_counts, condition_of, denoiser, is_conditional, mean_and_error, over_examples
-from metrics.metric import Evaluation, Metric
+from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error
+from metrics.metric import Evaluation
 from models.model import Condition
+from paths.clock import Clock
 from paths.path import Path
-from paths.predictions import LOWEST_LOG_SNR
 from samplers.integrators import Adaptive, Integrator
 
 # (x, t, condition) → dx/dt, as `partial(model.velocity, variables)`
@@ -104,7 +103,7 @@ def probability_flow_log_prob(
     t_max = path.t_max if t_max is None else t_max
     if not t_min < t_max or float(path.sigma(t_min)) <= 0:
         raise ValueError(f"log p needs t_min < t_max and some noise at t_min; {path} has none at t_min={t_min:g}")
-    first, last, time = clock(path, t_min, t_max)
+    clock = Clock(path, t_min, t_max)
     variance = float(path.sigma(t_max)) ** 2
 
     def one(x: Float[Array, "*s"], key: Key[Array, ""], condition: Condition) -> Any:
@@ -112,38 +111,15 @@ def probability_flow_log_prob(
         alone = jax.tree.map(lambda leaf: leaf[None], condition)
 
         def augmented(w: Float[Array, ""], state: Any) -> Any:
-            t, rate = time(w)
+            t, rate = clock.time(w)
             u, push = jax.linearize(lambda z: rate * velocity(z[None], t[None], alone)[0], state[0])
             return u, jnp.sum(vectors * jax.vmap(push)(vectors))
 
         start = (x, jnp.zeros((), x.dtype))
-        (z, change), nfe, _ = integrator(augmented, start, first, last, longest=1.0)  # an e-fold of σ/α
+        (z, change), nfe, _ = integrator(augmented, start, clock.first, clock.last, longest=1.0)  # an e-fold of σ/α
         return -0.5 * (jnp.sum(z**2) / variance + x.size * math.log(2.0 * math.pi * variance)) + change, nfe
 
     return jax.vmap(one)(x, keys, condition)
-
-
-KNOTS = 2**14  # of the table t(w): linear between them, relative error in t about 1e-7
-
-
-def clock(path: Path, t_min: float, t_max: float) -> tuple[float, float, Callable[[Array], tuple[Array, Array]]]:
-    """The variable w of (4): its values at t_min and at t_max, and the device function w → (t, dt/dw)."""
-    offset = 0.0 if path.log_snr(t_max) >= LOWEST_LOG_SNR else 1.0
-    first, last = (-float(np.log(path.alpha(t) / path.sigma(t) + offset)) for t in (t_min, t_max))
-    w = np.linspace(first, last, KNOTS + 1)
-    with np.errstate(divide="ignore"):
-        log_snr = 2.0 * np.log(np.maximum(np.exp(-w) - offset, 0.0))
-    table = np.clip(path.time_of_log_snr(log_snr), t_min, t_max)
-
-    def time(w: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        position = jnp.clip((w - first) * (KNOTS / (last - first)), 0, KNOTS)
-        index = jnp.minimum(position.astype(int), KNOTS - 1)
-        ahead = jnp.asarray(np.diff(table), w.dtype)[index]  # taken on the host: float32 neighbours would cancel
-        t = jnp.asarray(table, w.dtype)[index] + (position - index) * ahead
-        (alpha_dot, sigma_dot), alpha, sigma = path.derivatives(t), path.alpha(t), path.sigma(t)
-        return t, sigma * (alpha + offset * sigma) / (alpha * sigma_dot - alpha_dot * sigma)
-
-    return first, last, time
 
 
 def bits_per_dim(log_prob: Any, dims: int, bin_width: float) -> Any:
@@ -169,23 +145,16 @@ def dequantize(keys: Key[Array, " b"], x: Float[Array, "b *s"], bin_width: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likelihood(Metric):
+class Likelihood(OverExamples):
     """Bits/dim of held-out data by the probability-flow ODE; nats (`nll`) where the data is continuous.
 
     Discrete data is dequantised, one draw an example. A class-conditional model is given each example's own class where
     the data has one; the names of the numbers then end in `_given_label`.
     """
 
-    examples: int = 1000  # the first so many of the split
-    split: Literal["train", "test"] = "test"
     integrator: Integrator = field(default_factory=Adaptive)
     trace: Trace = field(default_factory=Hutchinson)
     t_min: float | None = None  # where the density is taken; the path's own by default
-    batch_size: int = 100  # examples solved at once
-    seed: int = 0  # decides dequantisation and Hutchinson's noise
-
-    def __post_init__(self) -> None:
-        check_counts(self)
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         model = denoiser(evaluation.model, "the likelihood")
@@ -203,7 +172,7 @@ class Likelihood(Metric):
             )
 
         arrays = evaluation.data.arrays(self.split, self.examples)
-        values, nfe = over_examples(log_prob, evaluation.variables, arrays, self.seed, self.batch_size)
+        values, nfe = self.over(log_prob, evaluation, arrays)
         lost = int(np.sum(~np.isfinite(values)))
         if lost:
             raise ValueError(

@@ -26,8 +26,8 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Key
 
 from data.dataset import Dataset
-from metrics.examples import check_counts, condition_of, denoiser, is_conditional, mean_and_error, over_examples
-from metrics.metric import Evaluation, Metric
+from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error
+from metrics.metric import Evaluation
 from models.denoiser import Denoise
 from paths.grids import Grid, Knots, Uniform
 from samplers.sampler import noise_of_steps
@@ -118,24 +118,20 @@ def log_bin_mass(x: Float[Array, "*s"], mean: Float[Array, "*s"], std: float, bi
 
 
 @dataclass(frozen=True, kw_only=True)
-class VLB(Metric):
+class VLB(OverExamples):
     """DDPM's variational bound in bits/dim, and its parts L_T (prior), L_1 … L_{T−1} (steps) and L_0 (decoder).
 
     Only for data on a lattice in [−1, 1]. A class-conditional model is given each example's own class where the data
     has one; the names of the numbers then end in `_given_label`.
     """
 
-    examples: int = 1000  # the first so many of the split
-    split: Literal["train", "test"] = "test"
     steps: int = 1000  # N, network calls an example
     grid: Grid = field(default_factory=Uniform)
     variance: Variance = "beta_tilde"  # of the sampler's steps: the smaller or the larger one of samplers/ddpm.py
     clip: bool = True  # clip x̂₀ to [−1, 1], as DDPM's public code does
-    batch_size: int = 100  # examples measured at once
-    seed: int = 0  # decides the noise
 
     def __post_init__(self) -> None:
-        check_counts(self)
+        super().__post_init__()
         if self.steps < 1:
             raise ValueError(f"the bound needs at least 1 step, got steps={self.steps}")
 
@@ -161,7 +157,7 @@ class VLB(Metric):
             return terms.prior, jnp.sum(terms.steps, axis=0), terms.decoder
 
         arrays = evaluation.data.arrays(self.split, self.examples)
-        found = over_examples(parts, evaluation.variables, arrays, self.seed, self.batch_size)
+        found = self.over(parts, evaluation, arrays)
         bits = [np.asarray(part, np.float64) / (arrays["x"][0].size * math.log(2.0)) for part in found]
         if not all(np.isfinite(part).all() for part in bits):
             raise ValueError("the variational bound is not finite: the network said something that is not a number")

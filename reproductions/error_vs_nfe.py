@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from reproductions.reproduction import Row, Trained
-from samplers.adaptive import AdaptiveSolver
 from samplers.catalogue import solvers
 from samplers.check import PATHS, curves
 
@@ -22,7 +21,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     for path in WHERE[scale]:
         for name, cls in solvers().items():
             solver = cls()
-            if isinstance(solver, AdaptiveSolver) or name == "pc":  # no steps to double; no order is claimed
+            if solver.stated_order is None:  # adaptive, or Langevin: no steps to double
                 continue
             for calls, error in zip(*curves(solver, PATHS[path]), strict=True):
                 kind = "stochastic" if solver.stochastic else "deterministic"

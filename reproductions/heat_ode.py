@@ -3,8 +3,8 @@
     (1)  p(x, σ) = data * N(0, σ²);  ∂p/∂(σ²/2) = ∂²p/∂x²                               the heat equation
     (2)  dx/dσ = −σ·∂ₓ log p(x, σ) carries p(·, σ) along: ∂p/∂σ = −∂ₓ(p·dx/dσ)          DDIM's ODE on VE
 
-Rows hold trajectories by 400 DDIM steps beside where the ODE really takes them (ranks are kept on the line), and the
-largest residual of (1) on a grid.
+Rows hold how far DDIM's trajectories are from where the ODE really goes (ranks are kept on the line), and the largest
+residual of (1) on a grid. Scales differ in the number of steps.
 """
 
 from collections.abc import Iterator

@@ -6,12 +6,12 @@ A module of this folder holds `SCALES` (scale → name of the experiment it trai
 
 import importlib
 import pkgutil
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import jax
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -37,15 +37,11 @@ class Trained:
     variables: Variables
     step: int
 
-    def draw(
-        self, sampler: Sampler, n: int, seed: int = 0, batch_size: int = 500
-    ) -> tuple[Float[np.ndarray, "n *s"], float]:
+    def draw(self, sampler: Sampler, n: int) -> tuple[Float[np.ndarray, "n *s"], float]:
         """n samples, and the seconds it took without compiling."""
-        import time
-
-        drawer = Drawer(self.model, sampler, self.experiment.data.shape, Mesh().build(), min(batch_size, n))
+        drawer = Drawer(self.model, sampler, self.experiment.data.shape, Mesh().build(), batch_size=500)
         began = time.perf_counter()
-        x = drawer(self.variables, named_key(seed, "sample"), n, default_condition(self.model, n)).x
+        x = drawer(self.variables, named_key(0, "sample"), n, default_condition(self.model, n)).x
         return x, time.perf_counter() - began - drawer.compile_seconds
 
 
@@ -74,4 +70,4 @@ def trained(folder: Path) -> Trained:
     experiment = run.experiment()
     model = experiment.resolved_model()
     variables, step = run.averaged(model, example_batch(experiment, 2), Mesh().build())
-    return Trained(experiment, model, jax.device_put(variables), step)
+    return Trained(experiment, model, variables, step)

@@ -2,9 +2,9 @@
 
     (1)  dx/dt = u = (σ̇/σ)x + (α̇ − ασ̇/σ)·x̂₀  from the grid's first time to `t_end`;  then x ← D(x, t_end)
 
-Each sample is a solve of its own, with its own steps and its own count of network calls, so that it does not depend on
-its batch; the batch goes on until the last of them has arrived. The grid only says where the solve starts and at which
-times a trajectory is seen.
+solved in the time w of paths/clock.py, in which it is smooth. Each sample is a solve of its own, with its own steps and
+its own count of network calls, so that it does not depend on its batch; the batch goes on until the last of them has
+arrived. The grid only says where the solve starts and at which times a trajectory is seen.
 """
 
 from dataclasses import dataclass
@@ -18,10 +18,12 @@ from jax.core import eval_jaxpr  # pyright: ignore[reportPrivateImportUsage, rep
 from jaxtyping import Array, Float
 
 from models.denoiser import Denoise, expand
+from paths.clock import Clock
 from paths.grids import Knots
 from paths.path import Path
+from samplers.euler import velocity_coefficients
 from samplers.integrators import Adaptive
-from samplers.solver import NoiseOfStep, Solved, Solver
+from samplers.solver import NoiseOfStep, Samples, Solver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,17 +50,19 @@ class AdaptiveSolver(Solver):
         x: Float[Array, "n *s"],
         noise: NoiseOfStep,
         trajectory: bool = False,
-    ) -> Solved:
+    ) -> Samples:
         lands = bool(knots.sigma[-1] == 0.0)
         end = (path.t_min if self.t_end is None else self.t_end) if lands else float(knots.t[-1])
         start = float(knots.t[0])
         if not 0 <= end < start or path.sigma(end) <= 0:
             raise ValueError(f"{type(self).__name__}: t_end={end:g} must be below {start:g}, and σ(t_end) above 0")
 
-        def velocities(t: Float[Array, " n"], x: Float[Array, "n *s"]) -> Float[Array, "n *s"]:
-            alpha_dot, sigma_dot = path.derivatives(t)
-            a = sigma_dot / path.sigma(t)
-            return expand(a, x) * x + expand(alpha_dot - path.alpha(t) * a, x) * denoise(x, t)
+        clock = Clock(path, end, start)
+
+        def velocities(w: Float[Array, " n"], x: Float[Array, "n *s"]) -> Float[Array, "n *s"]:
+            t, rate = clock.time(w)
+            a, b = velocity_coefficients(path, t)
+            return expand(rate * a, x) * x + expand(rate * b, x) * denoise(x, t)
 
         # A solve is one sample's, but the denoiser wants the whole batch, whose condition has a row for each sample. So
         # the field of one sample is never run as such: what it means under vmap is the batch's. Whatever `denoise`
@@ -66,23 +70,24 @@ class AdaptiveSolver(Solver):
         closed = jax.make_jaxpr(velocities)(jnp.zeros(x.shape[:1], x.dtype), x)
 
         @jax.custom_batching.custom_vmap
-        def velocity(consts: Any, t: Float[Array, ""], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
-            return t * x  # the shape alone matters
+        def velocity(consts: Any, w: Float[Array, ""], x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+            return w * x  # the shape alone matters
 
         @velocity.def_vmap
-        def batched(size: int, batched: Any, consts: Any, t: Any, x: Any) -> tuple[Any, bool]:
-            return eval_jaxpr(closed.jaxpr, consts, jnp.broadcast_to(t, (size,)), x)[0], True
+        def together(size: int, batched: Any, consts: Any, w: Any, x: Any) -> tuple[Any, bool]:
+            return eval_jaxpr(closed.jaxpr, consts, jnp.broadcast_to(w, (size,)), x)[0], True
 
         integrator = Adaptive(method=self.METHOD, rtol=self.rtol, atol=self.atol, max_steps=self.max_steps)
-        seen = np.clip(knots.t[1:-1], end, start) if trajectory else None
-        field = partial(velocity, closed.consts)
-        solution = jax.vmap(lambda x: integrator(field, x, start, end, save_at=seen))(x)
+        seen = clock.at(np.clip(knots.t[1:-1], end, start)) if trajectory else None
+        # Steps of an e-fold of σ/α at most: a longer one could pass over where data is decided.
+        one = partial(integrator, partial(velocity, closed.consts), longest=1.0, save_at=seen)
+        solution = jax.vmap(lambda x: one(x, clock.last, clock.first))(x)
         states = [x[None], jnp.moveaxis(solution.saved, 1, 0), solution.y[None]] if trajectory else []
         final, nfe = solution.y, solution.nfe
         if lands:
             final, nfe = denoise(final, jnp.asarray(end, x.dtype)), nfe + 1
             states.append(final[None])
-        return Solved(final, jnp.concatenate(states) if trajectory else None, nfe)
+        return Samples(final, jnp.concatenate(states) if trajectory else None, nfe)
 
 
 @dataclass(frozen=True, kw_only=True)

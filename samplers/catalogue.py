@@ -6,7 +6,6 @@ import inspect
 import pkgutil
 import re
 import sys
-from pathlib import Path
 
 import samplers
 from samplers.solver import Solver
@@ -61,5 +60,4 @@ def listing() -> str:
         rows.append((name, order, calls(solver), noise, source(cls), what))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    own = Path(__file__).resolve().parent.parent / "docs" / "your_own_sampler.md"
-    return "\n".join([*lines, "", f"One of your own: --sampler file.py:function ({own.parent.name}/{own.name})."])
+    return "\n".join([*lines, "", "One of your own: --sampler file.py:function (docs/your_own_sampler.md)."])

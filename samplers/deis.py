@@ -17,6 +17,7 @@ from paths.grids import Knots
 from paths.path import Path
 from samplers.exponential import gauss_points, half_log_snr, integral, lagrange
 from samplers.multistep import Multistep, Table
+from samplers.solver import check_order
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +28,7 @@ class DEIS(Multistep):
     polynomial: Literal["t", "rho"] = "t"  # variable of the polynomials
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise ValueError(f"order={self.order} is not 1, 2 or 3")
+        check_order(self.order, 3)
 
     @property
     def stated_order(self) -> int:

@@ -13,8 +13,8 @@ from models.model import Condition, Model, Variables
 from paths.grids import Grid, Knots, Uniform
 from paths.path import Path
 from samplers.ddim import DDIM
-from samplers.sampler import Sampler, Samples, noise_of_steps, normal_like
-from samplers.solver import Solver
+from samplers.sampler import Sampler, noise_of_steps, normal_like
+from samplers.solver import Samples, Solver
 from samplers.transforms import Transform
 
 PRIOR = 0x7FFFFFFF  # folded into a sample's key for its first noise; steps fold in 0, 1, 2, …
@@ -78,5 +78,4 @@ def solve(
     start = jax.vmap(lambda key: jax.random.fold_in(key, PRIOR))(keys)
     noise = normal_like(start, jnp.zeros((keys.shape[0], *shape)))
     x = float(knots.sigma[0]) * noise
-    solved = solver.solve(denoise, path, knots, x, noise_of_steps(keys, x), trajectory)
-    return Samples(solved.x, solved.trajectory, solved.nfe)
+    return solver.solve(denoise, path, knots, x, noise_of_steps(keys, x), trajectory)

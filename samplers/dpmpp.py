@@ -21,6 +21,29 @@ from samplers.exponential import adams_weights, decay, half_log_snr
 from samplers.multistep import Multistep, Table
 
 
+def table_1(knots: Knots, eta: float = 0.0) -> Table:
+    """Eq. (1); with η the noise of samplers/sde_dpmpp.py, eq. (1)."""
+    ell = half_log_snr(knots)
+    return Table(
+        A=knots.sigma[1:] / knots.sigma[:-1] * decay(ell, eta),
+        B=(knots.alpha[1:] * (1.0 - decay(ell, 1.0 + eta)))[:, None],
+        S=knots.sigma[1:] * np.sqrt(1.0 - decay(ell, 2.0 * eta)),
+    )
+
+
+def table_2m(knots: Knots, eta: float = 0.0) -> Table:
+    """Eq. (2). No look back from the first step, nor to a knot with l = −∞: h/h₋₁ is 0 there."""
+    table, h = table_1(knots, eta), np.diff(half_log_snr(knots))
+    slope = 0.5 * np.append(np.zeros(1), h[1:] / h[:-1])[: len(h), None]
+    return table._replace(B=table.B * np.append(1.0 + slope, -slope, axis=1))
+
+
+def table_3m(knots: Knots, eta: float = 0.0) -> Table:
+    """Eq. (3)."""
+    weights = adams_weights(half_log_snr(knots), 3, 1.0 + eta)
+    return table_1(knots, eta)._replace(B=knots.alpha[1:, None] * weights)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DPMpp1S(Multistep):
     """DPM-Solver++ of order 1, eq. (1): the same table as DDIM(0)."""
@@ -32,12 +55,7 @@ class DPMpp1S(Multistep):
         return 1
 
     def table(self, path: Path, knots: Knots) -> Table:
-        ell = half_log_snr(knots)
-        return Table(
-            A=knots.sigma[1:] / knots.sigma[:-1],
-            B=(knots.alpha[1:] * (1.0 - decay(ell, 1.0)))[:, None],
-            S=np.zeros(knots.steps),
-        )
+        return table_1(knots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,14 +69,7 @@ class DPMpp2M(Multistep):
         return 2
 
     def table(self, path: Path, knots: Knots) -> Table:
-        ell = half_log_snr(knots)
-        first = knots.alpha[1:] * (1.0 - decay(ell, 1.0))
-        slope = 0.5 * ratio_to_last_step(ell)
-        return Table(
-            A=knots.sigma[1:] / knots.sigma[:-1],
-            B=np.stack([first * (1.0 + slope), -first * slope], axis=1),
-            S=np.zeros(knots.steps),
-        )
+        return table_2m(knots)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,14 +83,4 @@ class DPMpp3M(Multistep):
         return 3
 
     def table(self, path: Path, knots: Knots) -> Table:
-        return Table(
-            A=knots.sigma[1:] / knots.sigma[:-1],
-            B=knots.alpha[1:, None] * adams_weights(half_log_snr(knots), 3),
-            S=np.zeros(knots.steps),
-        )
-
-
-def ratio_to_last_step(ell: np.ndarray) -> np.ndarray:
-    """h/h₋₁ of each step: 0 for the first, and for the one after a step from l = −∞."""
-    h = np.diff(ell)
-    return np.concatenate([[0.0], h[1:] / h[:-1]]) if len(h) else h
+        return table_3m(knots)

@@ -7,6 +7,7 @@ On the rectified path (2) is DDIM's step.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,8 +16,8 @@ from paths.path import Path
 from samplers.multistep import Multistep, Table
 
 
-def velocity_coefficients(path: Path, t: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(a, b) of u = a·x + b·x̂₀, eq. (1), at times with σ > 0."""
+def velocity_coefficients(path: Path, t: Any) -> tuple[Any, Any]:
+    """(a, b) of u = a·x + b·x̂₀, eq. (1), at host or device times with σ > 0."""
     alpha_dot, sigma_dot = path.derivatives(t)
     a = sigma_dot / path.sigma(t)
     return a, alpha_dot - path.alpha(t) * a

@@ -23,7 +23,6 @@ from jaxtyping import Array, Float, Int
 
 Time = Float[Array, ""] | float | int
 Field = Callable[[Float[Array, ""], Any], Any]  # (t, y) → dy/dt, of y's structure, shapes and dtypes
-Spacing = Callable[[Float[np.ndarray, " n"]], Float[np.ndarray, " n"]]  # from [0, 1] onto [0, 1], rising
 
 
 class Solution(NamedTuple):
@@ -31,7 +30,7 @@ class Solution(NamedTuple):
 
     y: Any  # at t1
     nfe: Int[Array, ""]  # evaluations of f
-    saved: Any = None  # at the times of `save_at`, on a new leading axis; None if not asked for
+    saved: Any = None  # at the times that an adaptive solve was asked for, on a new leading axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +44,6 @@ class Integrator(ABC):
         y0: Any,
         t0: Time,
         t1: Time,
-        save_at: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None,
-        spacing: Spacing | None = None,
         longest: float | None = None,
     ) -> Solution:
         """Solves dy/dt = f(t, y) from y0 at t0 to t1. Pure; differentiable in y0 and whatever f closes over.
@@ -55,15 +52,11 @@ class Integrator(ABC):
           f: the field; t is a scalar of y's dtype.
           y0: a pytree of floating-point arrays.
           t0, t1: in either order.
-          save_at: times between t0 and t1, in the order in which they are passed, where y is wanted too.
-          spacing: how the N steps of a fixed-step integrator are spread: it stops at t0 + (t1 − t0)·spacing(i/N).
-            Evenly by default. An integrator that chooses its own steps has no use for it.
           longest: the longest step of an integrator that chooses its own: what the caller knows of f's scale. The error
             of a step is estimated from f at six times within it, and what happens between them can be missed.
 
         Raises:
           TypeError: y0 is not floating-point.
-          ValueError: `spacing` does not rise from 0 to 1.
         """
 
 
@@ -86,10 +79,7 @@ STAGES = {"euler": 1, "heun": 2, "rk4": 4}
 
 @dataclass(frozen=True, kw_only=True)
 class FixedStep(Integrator):
-    """So many steps, chosen beforehand: order 1 (euler), 2 (heun) or 4 (rk4). Forward- and reverse-differentiable.
-
-    Values at `save_at` are cubic Hermite interpolants between the steps (order 4) and cost one evaluation, at t1.
-    """
+    """So many equal steps: order 1 (euler), 2 (heun) or 4 (rk4). Forward- and reverse-differentiable."""
 
     method: Literal["euler", "heun", "rk4"] = "rk4"  # costs 1, 2 or 4 evaluations a step
     steps: int = 100
@@ -104,39 +94,24 @@ class FixedStep(Integrator):
         y0: Any,
         t0: Time,
         t1: Time,
-        save_at: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None,
-        spacing: Spacing | None = None,
         longest: float | None = None,
     ) -> Solution:
-        dtype = _dtype(y0)
-        t, h = self._steps(t0, t1, spacing, dtype)
+        t, h = self._steps(t0, t1, _dtype(y0))
 
-        def body(y: Any, row: Any) -> tuple[Any, Any]:
-            k1 = f(row[0], y)
-            return self._step(f, row[0], row[1], y, k1), None if save_at is None else (y, k1)
+        def body(y: Any, row: tuple[Any, Any]) -> tuple[Any, None]:
+            return self._step(f, row[0], row[1], y), None
 
-        y, before = jax.lax.scan(body, y0, (t[:-1], h))
-        nfe = jnp.asarray(self.steps * STAGES[self.method], jnp.int32)
-        if save_at is None:
-            return Solution(y, nfe)
-        append = lambda many, last: jnp.concatenate([many, last[None]])  # noqa: E731
-        states, slopes = jax.tree.map(append, before, (y, f(t[-1], y)))
-        return Solution(y, nfe + 1, _hermite(jnp.asarray(save_at, dtype), t, h, states, slopes))
+        y, _ = jax.lax.scan(body, y0, (t, h))
+        return Solution(y, jnp.asarray(self.steps * STAGES[self.method], jnp.int32))
 
-    def _steps(self, t0: Time, t1: Time, spacing: Spacing | None, dtype: Any) -> tuple[Any, Any]:
-        """Times [N+1] and steps [N]; both in float64 while t0 and t1 are host numbers, then rounded once."""
-        fractions = np.linspace(0.0, 1.0, self.steps + 1)
-        if spacing is not None:
-            fractions = np.asarray(spacing(fractions), np.float64)
-        steps = np.diff(fractions)
-        if np.any(steps <= 0) or fractions[0] != 0 or fractions[-1] != 1:
-            raise ValueError(f"spacing must rise from 0 to 1 in {self.steps} steps, but it gives {fractions}")
-        if isinstance(t0, jax.Array) or isinstance(t1, jax.Array):
-            fractions, steps = jnp.asarray(fractions, dtype), jnp.asarray(steps, dtype)
-        length = t1 - t0  # times steps, not differences of times: these would cancel in float32
-        return jnp.asarray(t0 + length * fractions, dtype), jnp.asarray(length * steps, dtype)
+    def _steps(self, t0: Time, t1: Time, dtype: Any) -> tuple[Any, Any]:
+        """Where each step begins [N], and its length [N]; in float64 while t0 and t1 are host numbers."""
+        length = t1 - t0  # times a fraction, not differences of times: these would cancel in float32
+        begin = t0 + length * np.linspace(0.0, 1.0, self.steps, endpoint=False)
+        return jnp.asarray(begin, dtype), jnp.full(self.steps, length / self.steps, dtype)
 
-    def _step(self, f: Field, t: Float[Array, ""], h: Float[Array, ""], y: Any, k1: Any) -> Any:
+    def _step(self, f: Field, t: Float[Array, ""], h: Float[Array, ""], y: Any) -> Any:
+        k1 = f(t, y)
         if self.method == "euler":
             return _plus(y, (h, k1))
         if self.method == "heun":
@@ -148,20 +123,6 @@ class FixedStep(Integrator):
         return _plus(y, (h / 6, k1), (h / 3, k2), (h / 3, k3), (h / 6, k4))
 
 
-def _hermite(at: Float[Array, " m"], t: Float[Array, " n1"], h: Float[Array, " n"], states: Any, slopes: Any) -> Any:
-    """The cubics that have the states and the slopes at both ends of each step, at times `at`."""
-    forward = jnp.sign(t[-1] - t[0])
-    i = jnp.clip(jnp.searchsorted(forward * t, forward * at, side="right") - 1, 0, h.shape[0] - 1)
-    u = (at - t[i]) / h[i]
-    weights = ((1 + 2 * u) * (1 - u) ** 2, u**2 * (3 - 2 * u), h[i] * u * (1 - u) ** 2, h[i] * u**2 * (u - 1))
-
-    def one(y: Float[Array, "n1 *s"], k: Float[Array, "n1 *s"]) -> Float[Array, "m *s"]:
-        w = [weight.reshape(-1, *(1,) * (y.ndim - 1)).astype(y.dtype) for weight in weights]
-        return w[0] * y[i] + w[1] * y[i + 1] + w[2] * k[i] + w[3] * k[i + 1]
-
-    return jax.tree.map(one, states, slopes)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Integrator):
     """Steps chosen so that the error of each stays within tolerance. Reverse-differentiable only.
@@ -170,7 +131,8 @@ class Adaptive(Integrator):
     beside thousands of pixels is as exact as they are. nfe = 2 + 6·(steps tried): both pairs evaluate f at the start,
     once more to choose the first step, and then six times a step, rejected ones included.
 
-    A solve that has not arrived after `max_steps` gives NaN for y and `saved`, never a state from the middle.
+    A solve that has not arrived after `max_steps` gives NaN for y and `saved`, never a state from the middle. `save_at`
+    are times between t0 and t1, in the order in which they are passed, where y is wanted too.
     """
 
     method: Literal["dopri5", "tsit5"] = "dopri5"
@@ -188,9 +150,8 @@ class Adaptive(Integrator):
         y0: Any,
         t0: Time,
         t1: Time,
-        save_at: Float[Array, " n"] | Float[np.ndarray, " n"] | None = None,
-        spacing: Spacing | None = None,
         longest: float | None = None,
+        save_at: Float[np.ndarray, " n"] | None = None,
     ) -> Solution:
         import diffrax  # here, because it takes a second or two to import
 

@@ -15,6 +15,7 @@ from paths.grids import Knots
 from paths.path import Path
 from samplers.deis import eps_table
 from samplers.multistep import Multistep, Table
+from samplers.solver import check_order
 
 ADAMS_BASHFORTH = (
     np.asarray([1.0]),
@@ -31,8 +32,7 @@ class IPNDM(Multistep):
     order: int = 4  # 1 to 4: how many estimates are combined
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 4:
-            raise ValueError(f"order={self.order} is not 1, 2, 3 or 4")
+        check_order(self.order, 4)
 
     @property
     def stated_order(self) -> int:

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from models.denoiser import Denoise
 from paths.grids import Knots
 from paths.path import Path
-from samplers.solver import Noise, NoiseOfStep, Solved, Solver
+from samplers.solver import Noise, NoiseOfStep, Samples, Solver
 
 Rows = Mapping[str, np.ndarray]  # float64, one leading index a step
 Row = Mapping[str, Array]  # one of them, on the device
@@ -66,13 +66,13 @@ class Kernel(Solver):
         x: Float[Array, "n *s"],
         noise: NoiseOfStep,
         trajectory: bool = False,
-    ) -> Solved:
+    ) -> Samples:
         lands = bool(knots.sigma[-1] == 0.0)
         moves = knots.noisy if lands else knots
         last = jnp.asarray(moves.t[-1], x.dtype)
         if moves.steps == 0:
             end = denoise(x, last)
-            return Solved(end, jnp.stack([x, end]) if trajectory else None)
+            return Samples(end, jnp.stack([x, end]) if trajectory else None)
         table = {name: np.asarray(value, np.float64) for name, value in self.rows(path, moves).items()}
         check_rows(self, table)
         rows = {name: jnp.asarray(value, x.dtype) for name, value in table.items()}
@@ -92,7 +92,7 @@ class Kernel(Solver):
         if lands and landing is None:
             end = denoise(end, last)
             states.append(end[None])
-        return Solved(end, jnp.concatenate(states) if trajectory else None)
+        return Samples(end, jnp.concatenate(states) if trajectory else None)
 
 
 def check_rows(kernel: Kernel, rows: Rows) -> None:

@@ -31,6 +31,10 @@ FIRST_LOG_SNR, LAST_LOG_SNR = -8.0, 6.0  # from all but noise to all but data
 LIMIT = 1e-10  # errors below it are rounding
 
 
+class NotAffineError(ValueError):
+    """A stochastic solver whose error cannot be told from chance."""
+
+
 class Order(NamedTuple):
     """Errors at numbers of steps, and the slope they settle at."""
 
@@ -67,7 +71,7 @@ def weak_error(solver: Solver, path: Path, steps: int) -> float:
     """|error of the mean| + |error of the standard deviation| at the end, for Gaussian data.
 
     Raises:
-      ValueError: the solver is not affine in x and its noises.
+      NotAffineError: the solver is not affine in x and its noises.
     """
     knots = stretch(path, steps)
     mean, std = affine_moments(solver, GAUSSIAN, path, knots)
@@ -82,10 +86,9 @@ def affine_moments(
     """Exact mean and standard deviation of what a solver makes of a Gaussian target, coordinate by coordinate.
 
     Raises:
-      ValueError: the solver is not affine in x and its noises, or the target has several components.
+      NotAffineError: the solver is not affine in x and its noises.
     """
-    if len(target.weights) != 1:
-        raise ValueError("only a Gaussian stays one under an affine solver")
+    assert len(target.weights) == 1, "only a Gaussian stays one under an affine solver"
     numbers = _noise_numbers(solver, target, path, knots)
     rows = 2 + (knots.steps + 1) * len(numbers)  # no noise; the start; a noise each (PLMS has a row more than steps)
 
@@ -104,7 +107,7 @@ def affine_moments(
         out, doubled = responses(1.0), responses(2.0)
     base, change = out[0], out[1:] - out[0]
     if not np.allclose(doubled[1:] - doubled[0], 2.0 * change, rtol=1e-6, atol=1e-9):
-        raise ValueError("the solver is not affine in x and its noises")
+        raise NotAffineError("the solver is not affine in x and its noises")
     alpha, sigma = knots.alpha[0], knots.sigma[0]
     start_std = np.sqrt(alpha**2 * target.stds[0] ** 2 + sigma**2)
     mean = base + change[0] * alpha * target.means[0]
@@ -135,7 +138,7 @@ def order(solver: Solver, path: Path, first: int = 40, last: int = 2560) -> Orde
     """Doubles the steps until two slopes agree to 0.1, the error is rounding, or `last` is reached.
 
     Raises:
-      ValueError: the solver is stochastic and not affine, so that no error can be told from chance.
+      NotAffineError: the solver is stochastic and not affine.
     """
     error = weak_error if solver.stochastic else strong_error
     found = Order([first], [error(solver, path, first)])
@@ -152,12 +155,14 @@ def order(solver: Solver, path: Path, first: int = 40, last: int = 2560) -> Orde
 
 
 def landing_moments(solver: Solver, target: Mixture, path: Path, steps: int) -> tuple[float, float]:
-    """Largest error of a coordinate's mean, in standard deviations, and of its deviation, relative; exact, no sampling.
+    """`moment_errors` of a Gaussian drawn as samples are, from a log-SNR grid's first knot onto data; no sampling."""
+    return moment_errors(target, *affine_moments(solver, target, path, UniformLogSNR().knots(path, steps)))
 
-    The Gaussian is drawn as samples are: from the first knot of a log-SNR grid onto data.
-    """
-    mean, std = affine_moments(solver, target, path, UniformLogSNR().knots(path, steps))
-    return float(np.abs((mean - target.mean) / target.stds[0]).max()), float(np.abs(std / target.stds[0] - 1.0).max())
+
+def moment_errors(target: Mixture, mean: Float[np.ndarray, " d"], std: Float[np.ndarray, " d"]) -> tuple[float, float]:
+    """Largest error of a coordinate's mean, in standard deviations, and of its deviation, relative."""
+    exact = np.sqrt(target.variance)
+    return float(np.abs((mean - target.mean) / exact).max()), float(np.abs(std / exact - 1.0).max())
 
 
 def draw(solver: Solver, target: Mixture, path: Path, steps: int, n: int, seed: int = 0) -> Float[np.ndarray, "n d"]:
@@ -175,7 +180,7 @@ def sliced_wasserstein(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"],
     return float(np.abs(np.sort(x @ unit, axis=0) - np.sort(y @ unit, axis=0)).mean())
 
 
-def counted_calls(solver: Solver, path: Path, steps: int, n: int = 1) -> tuple[int, int]:
+def counted_calls(solver: Solver, path: Path, steps: int) -> tuple[int, int]:
     """(network calls counted while a solve runs, calls that it states)."""
     calls: list[int] = []
     D = LINE.denoise(path)
@@ -185,12 +190,14 @@ def counted_calls(solver: Solver, path: Path, steps: int, n: int = 1) -> tuple[i
         return D(x, t)
 
     knots = UniformLogSNR().knots(path, steps)
-    keys = sample_keys(jax.random.key(0), jnp.arange(n))
+    keys = sample_keys(jax.random.key(0), jnp.arange(1))
     samples = jax.jit(lambda keys: solve(solver, counting, path, knots, keys, (1,)))(keys)
     jax.block_until_ready(samples.x)
     jax.effects_barrier()
     stated = solver.network_calls(steps)
-    return len(calls), int(jnp.max(samples.nfe)) if stated is None and samples.nfe is not None else int(stated or 0)
+    if stated is None and samples.nfe is not None:  # decided on the way
+        stated = int(samples.nfe[0])
+    return len(calls), stated or 0
 
 
 def split_difference(solver: Solver, path: Path, steps: int = 20) -> float:

@@ -48,7 +48,7 @@ def is_own(name: str) -> bool:
 
 
 def load(name: str) -> type[Solver]:
-    """The solver's class from `file.py:name`, rehearsed: see `rehearse`.
+    """The solver's class from `file.py:name`. What it does is tried by `rehearse`.
 
     Raises:
       SamplerError: no such file or name, an error in the file, or no sampler.
@@ -109,7 +109,7 @@ class _Function(Solver):
         return getattr(self.FUNCTION, "order", None)
 
     def call(self, *arguments: Any) -> Any:
-        return self.FUNCTION(*arguments, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})  # pyright: ignore
+        return self.FUNCTION(*arguments, **{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})  # pyright: ignore[reportArgumentType], a dataclass where it is made
 
 
 class Point(NamedTuple):

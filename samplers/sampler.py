@@ -5,21 +5,13 @@ One key a sample: what comes out for a key depends neither on the batch it was i
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 from jaxtyping import Array, Float, Int, Key
 
 from models.model import Condition, Model, Variables
-from samplers.solver import Noise, NoiseOfStep
-
-
-class Samples(NamedTuple):
-    """What a sampler returns."""
-
-    x: Float[Array, "n *s"]
-    trajectory: Float[Array, "states n *s"] | None = None  # every state from noise to data, only when asked for
-    nfe: Int[Array, " n"] | None = None  # network calls of each sample, where they differ
+from samplers.solver import Noise, NoiseOfStep, Samples
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,12 +11,9 @@ With h = l' − l in l = log(α/σ) and H = (1 + η)h:
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from paths.grids import Knots
 from paths.path import Path
-from samplers.dpmpp import ratio_to_last_step
-from samplers.exponential import adams_weights, decay, half_log_snr
+from samplers.dpmpp import table_2m, table_3m
 from samplers.multistep import Multistep, Table
 
 
@@ -36,12 +33,6 @@ class SDEDPMpp(Multistep):
     def stochastic(self) -> bool:
         return self.eta > 0
 
-    def _scale_and_noise(self, knots: Knots) -> tuple[np.ndarray, np.ndarray]:
-        """A and S of (1)."""
-        ell = half_log_snr(knots)
-        scale = knots.sigma[1:] / knots.sigma[:-1] * decay(ell, self.eta)
-        return scale, knots.sigma[1:] * np.sqrt(1.0 - decay(ell, 2.0 * self.eta))
-
 
 @dataclass(frozen=True, kw_only=True)
 class SDEDPMpp2M(SDEDPMpp):
@@ -54,11 +45,7 @@ class SDEDPMpp2M(SDEDPMpp):
         return 2
 
     def table(self, path: Path, knots: Knots) -> Table:
-        ell = half_log_snr(knots)
-        scale, noise = self._scale_and_noise(knots)
-        first = knots.alpha[1:] * (1.0 - decay(ell, 1.0 + self.eta))
-        slope = 0.5 * ratio_to_last_step(ell)
-        return Table(A=scale, B=np.stack([first * (1.0 + slope), -first * slope], axis=1), S=noise)
+        return table_2m(knots, self.eta)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +59,4 @@ class SDEDPMpp3M(SDEDPMpp):
         return 2 if self.eta else 3
 
     def table(self, path: Path, knots: Knots) -> Table:
-        scale, noise = self._scale_and_noise(knots)
-        weights = adams_weights(half_log_snr(knots), 3, 1.0 + self.eta)
-        return Table(A=scale, B=knots.alpha[1:, None] * weights, S=noise)
+        return table_3m(knots, self.eta)

@@ -18,12 +18,18 @@ Noise = Callable[..., Float[Array, "n *s"]]  # noise(j=0): the j-th standard nor
 NoiseOfStep = Callable[[Any], Noise]  # index of the step → its noise
 
 
-class Solved(NamedTuple):
-    """Where a solver ended."""
+class Samples(NamedTuple):
+    """What solvers and samplers return."""
 
     x: Float[Array, "n *s"]
     trajectory: Float[Array, "states n *s"] | None = None  # every state from noise to data, only when asked for
     nfe: Int[Array, " n"] | None = None  # network calls of each sample, where the solver decides them as it goes
+
+
+def check_order(order: int, highest: int) -> None:
+    """Raises a ValueError where a solver's order is not one it has."""
+    if not 1 <= order <= highest:
+        raise ValueError(f"order={order} is not one of 1 to {highest}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +59,7 @@ class Solver(ABC):
         x: Float[Array, "n *s"],
         noise: NoiseOfStep,
         trajectory: bool = False,
-    ) -> Solved:
+    ) -> Samples:
         """From x at the first knot to the last. Pure, to be jitted by the caller.
 
         Args:

@@ -14,28 +14,17 @@ import numpy as np
 
 from paths.grids import Knots
 from paths.path import Path
-from samplers.reverse_sde import Diffusion, diffusion, drift_coefficients
+from samplers.reverse_sde import AnyDiffusion, drift_coefficients
 from samplers.singlestep import Calls, Singlestep, ends, terms
 
 
 @dataclass(frozen=True, kw_only=True)
-class StochasticHeun(Singlestep):
+class StochasticHeun(AnyDiffusion, Singlestep):
     """Stochastic Heun: weak order 2, two network calls a step."""
-
-    strength: float = 1.0  # ν: 0 the ODE, 1 the reverse SDE, above 1 more noise still
-    diffusion: Diffusion = "g"  # what ν multiplies: the path's g², or σ
-
-    def __post_init__(self) -> None:
-        if not self.strength >= 0:
-            raise ValueError(f"strength={self.strength} is negative")
 
     @property
     def stated_order(self) -> int:
         return 2
-
-    @property
-    def stochastic(self) -> bool:
-        return self.strength > 0
 
     @property
     def calls_per_step(self) -> int:
@@ -45,9 +34,7 @@ class StochasticHeun(Singlestep):
         x, (D1, D2), (z,) = terms(knots.steps, calls=2, noises=1)
         here, there = ends(knots)
         h = here.t - there.t
-        w, w_middle, w_next = (
-            diffusion(path, t, self.strength, self.diffusion) for t in (here.t, here.t - h / 2, there.t)
-        )
+        w, w_middle, w_next = (self.w(path, t) for t in (here.t, here.t - h / 2, there.t))
         noise = np.sqrt(h * (w + 4.0 * w_middle + w_next) / 6.0) * z
         a, b = drift_coefficients(path, here.t, w)
         f1 = a * x + b * D1

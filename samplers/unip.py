@@ -20,6 +20,7 @@ from paths.grids import Knots
 from paths.path import Path
 from samplers.exponential import half_log_snr
 from samplers.multistep import Multistep, Table
+from samplers.solver import check_order
 
 Variant = Literal["bh1", "bh2"]
 
@@ -74,8 +75,7 @@ class UniP(Multistep):
     variant: Variant = "bh2"  # B(h) of (3)
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise ValueError(f"order={self.order} is not 1, 2 or 3")
+        check_order(self.order, 3)
 
     @property
     def stated_order(self) -> int:

@@ -20,7 +20,7 @@ from paths.grids import Knots
 from paths.path import Path
 from samplers.exponential import half_log_snr
 from samplers.kernel import Kernel, Row, Rows
-from samplers.solver import Noise
+from samplers.solver import Noise, check_order
 from samplers.unip import Variant, lags, predictor, weights
 
 
@@ -34,8 +34,7 @@ class UniPC(Kernel):
     variant: Variant = "bh2"  # B(h): bh1 is −h, bh2 is e^(−h) − 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.order <= 3:
-            raise ValueError(f"order={self.order} is not 1, 2 or 3")
+        check_order(self.order, 3)
 
     @property
     def stated_order(self) -> int:

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from models.model import Model, Variables
-from samplers.sampler import Sampler, Samples, sample_keys
+from samplers.sampler import Sampler, sample_keys
+from samplers.solver import Samples
 from training.mesh import by_batch, replicated
 
 
