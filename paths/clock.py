@@ -28,7 +28,7 @@ class Clock:
 
     def at(self, t: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
         """w at host times."""
-        return -np.log(self.path.alpha(t) / self.path.sigma(t) + self.offset)
+        return np.asarray(-np.log(self.path.alpha(t) / self.path.sigma(t) + self.offset))
 
     @cached_property
     def _table(self) -> Float[np.ndarray, "knots"]:

@@ -2,7 +2,7 @@
 
 With ρ = σ/α and ε̂ the noise estimate, the probability-flow ODE is d(x/α) = ε̂ dρ:
 
-    (1)  x' = (α'/α)x + α'·Σⱼ Cⱼ·ε̂₋ⱼ,   Cⱼ = ∫_ρ^ρ' ℓⱼ dρ,   j = 0 … order − 1                    eq. 14-15
+    (1)  x' = (α'/α)x + α'·Σⱼ Cⱼ·ε̂₋ⱼ,   Cⱼ = ∫_ρ^ρ' ℓⱼ dρ,   j = 0 … order − 1
 
 ℓⱼ are Lagrange polynomials of the last knots in t (tAB-DEIS, the paper's default) or in ρ (ρAB-DEIS). Order 1 is DDIM.
 A knot with α = 0 has ρ = ∞: a step from it is DDIM's, written without ρ, and later ones do not look back to it.

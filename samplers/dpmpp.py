@@ -2,9 +2,9 @@
 
 With h = l' − l in l = log(α/σ), Dⱼ the estimates of this and the last knots, h₋₁ and h₋₂ the steps before:
 
-    (1)  1S:  x' = (σ'/σ)x + α'(1 − e^(−h))·D₀                                                     eq. 8, DDIM
+    (1)  1S:  x' = (σ'/σ)x + α'(1 − e^(−h))·D₀      DDIM
     (2)  2M:  x' = (σ'/σ)x + α'(1 − e^(−h))·(D₀ + h/(2h₋₁)·(D₀ − D₋₁))                             alg. 2
-    (3)  3M:  x' = (σ'/σ)x + α'·∫ e^(−(l'−m))·P(m) dm,  P the parabola through D₀, D₋₁, D₋₂         eq. 8, n = 3
+    (3)  3M:  x' = (σ'/σ)x + α'·∫ e^(−(l'−m))·P(m) dm,  P the parabola through D₀, D₋₁, D₋₂
 
 (3) integrates the parabola exactly (samplers/exponential.py). The formula of the public codes (coefficient φ₃ times D₂)
 takes half of its last term, since their D₂ is already h²D''/2, and is of second order only: tests/test_orders.py.

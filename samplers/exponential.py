@@ -4,7 +4,7 @@ With l = log(α/σ), half the log-SNR, and D as a function of l along the soluti
 the reverse SDE (η = 1) read, from knot (α, σ, l) to (α', σ', l'), h = l' − l:
 
     (1)  x' = (σ'/σ)·e^(−ηh)·x + α'·∫_l^l' (1+η)·e^(−(1+η)(l'−m))·D(m) dm + σ'·√(1 − e^(−2ηh))·z
-                                                              DPM-Solver++, 2211.01095 eq. 8 (η = 0) and §5 (η = 1)
+                                                              DPM-Solver++, 2211.01095
     (2)  D(m) ≈ Σⱼ ℓⱼ(m)·D(lⱼ),  ℓⱼ the Lagrange polynomials of the knots lⱼ
 
 so that the weight of D(lⱼ) is α' times ∫ (1+η)e^(−(1+η)(l'−m))·ℓⱼ(m) dm. A knot with α = 0 has l = −∞: a step from it

@@ -1,10 +1,11 @@
-"""iPNDM: Adams-Bashforth with constant weights on ε, then DDIM's transfer (2202.09778; warm-up of 2204.13902 §3.3).
+"""iPNDM: Adams-Bashforth with constant weights on ε, then DDIM's transfer (Liu et al. 2202.09778).
 
-    (1)  ε̄ = ε̂₀;  (3ε̂₀ − ε̂₋₁)/2;  (23ε̂₀ − 16ε̂₋₁ + 5ε̂₋₂)/12;  (55ε̂₀ − 59ε̂₋₁ + 37ε̂₋₂ − 9ε̂₋₃)/24        2202.09778 eq. 12
-    (2)  x' = (α'/α)x + α'(σ'/α' − σ/α)·ε̄                                                     DDIM's transfer, eq. 11
+    (1)  ε̄ = ε̂₀;  (3ε̂₀ − ε̂₋₁)/2;  (23ε̂₀ − 16ε̂₋₁ + 5ε̂₋₂)/12;  (55ε̂₀ − 59ε̂₋₁ + 37ε̂₋₂ − 9ε̂₋₃)/24
+    (2)  x' = (α'/α)x + α'(σ'/α' − σ/α)·ε̄   DDIM's transfer
 
 The weights are those of even steps in the variable of integration, which no grid has in σ/α: of second order whatever
-the number of terms (PNDM, theorem 3.2).
+the number of terms, as the paper states of PNDM. The first steps, which lack a history, are Adams-Bashforth steps of
+lower order (2204.13902) in place of the paper's pseudo Runge-Kutta steps of four calls.
 """
 
 from dataclasses import dataclass

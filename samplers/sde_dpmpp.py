@@ -1,4 +1,4 @@
-"""SDE-DPM-Solver++ (Lu et al. 2211.01095 §5; the step η between ODE and SDE after k-diffusion), on any path.
+"""SDE-DPM-Solver++ (Lu et al. 2211.01095; the step η between ODE and SDE after k-diffusion), on any path.
 
 With h = l' − l in l = log(α/σ) and H = (1 + η)h:
 

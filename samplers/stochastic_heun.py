@@ -5,7 +5,7 @@ With f = u + ½w·ε̂/σ and w as in samplers/reverse_sde.py (2011.13456, eq. 6
     (1)  x̃ = x − h·f(x, t) + √W·z;   x' = x − h/2·(f(x, t) + f(x̃, t')) + √W·z
     (2)  W = h·(w(t) + 4w(t − h/2) + w(t'))/6,  the variance of the noise over the step
 
-Kloeden & Platen (1992), §15.1, for additive noise.
+Kloeden & Platen, Numerical Solution of Stochastic Differential Equations (1992), for additive noise.
 """
 
 from dataclasses import dataclass

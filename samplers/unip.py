@@ -2,9 +2,9 @@
 
 With h = l' − l in l = log(α/σ), r_m = (l₋ₘ − l)/h < 0 for the knots behind, D_m = D₋ₘ − D₀, and h̄ = −h:
 
-    (1)  x' = (σ'/σ)x − α'(e^h̄ − 1)·D₀ − α'B(h)·Σₘ a_m/r_m·D_m,   m = 1 … p − 1                          eq. 9
-    (2)  Σₘ r_m^(k−1) a_m = k!·h̄·φ_(k+1)(h̄)/B(h),  φ₁ = (e^h̄ − 1)/h̄,  φ_(k+1) = (φ_k − 1/k!)/h̄         eq. 5
-    (3)  B(h) = h̄ (bh1)  or  e^h̄ − 1 (bh2);  for p = 2 the solution of (2) is replaced by a₁ = ½          app. F
+    (1)  x' = (σ'/σ)x − α'(e^h̄ − 1)·D₀ − α'B(h)·Σₘ a_m/r_m·D_m,   m = 1 … p − 1
+    (2)  Σₘ r_m^(k−1) a_m = k!·h̄·φ_(k+1)(h̄)/B(h),  φ₁ = (e^h̄ − 1)/h̄,  φ_(k+1) = (φ_k − 1/k!)/h̄
+    (3)  B(h) = h̄ (bh1)  or  e^h̄ − 1 (bh2);  for p = 2 the solution of (2) is replaced by a₁ = ½
 
 B(h) drops out of (1) wherever (2) is solved; then UniP is the exact integral of the polynomial, and UniP-3 is
 DPM-Solver++(3M). A knot with α = 0 has l = −∞, and nobody looks back to it.

@@ -1,8 +1,8 @@
-"""UniPC: UniP with its corrector, at no further network call (Zhao et al. 2302.04867, alg. 5-6), on any path.
+"""UniPC: UniP with its corrector, at no further network call (Zhao et al. 2302.04867), on any path.
 
 At knot i, x̃ᵢ being UniP's prediction and Dᵢ = D(x̃ᵢ, tᵢ), with the notation of samplers/unip.py for the step i−1 → i:
 
-    (1)  xᵢ = (σᵢ/σᵢ₋₁)xᵢ₋₁ − αᵢ(e^h̄ − 1)·Dᵢ₋₁ − αᵢB(h)·Σₘ c_m/r_m·(Dᵢ₋₁₋ₘ − Dᵢ₋₁),  r = (r₁ … r_(p−1), 1)     eq. 3
+    (1)  xᵢ = (σᵢ/σᵢ₋₁)xᵢ₋₁ − αᵢ(e^h̄ − 1)·Dᵢ₋₁ − αᵢB(h)·Σₘ c_m/r_m·(Dᵢ₋₁₋ₘ − Dᵢ₋₁),  r = (r₁ … r_(p−1), 1)
     (2)  x̃ᵢ₊₁ = UniP from xᵢ with Dᵢ, Dᵢ₋₁ …
 
 The difference for r = 1 is Dᵢ − Dᵢ₋₁. The corrector raises the order by one. p = 1 takes c₁ = ½ for the solution.

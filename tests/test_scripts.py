@@ -110,6 +110,40 @@ def test_sample_writes_a_picture_the_numbers_and_the_cost(run, tmp_path):
     np.testing.assert_allclose(np.load(tmp_path / "c" / "samples.npz")["x"], first[:3], atol=1e-5)
 
 
+def test_a_sampler_of_ones_own_with_a_setting_and_a_trajectory(run, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import numpy as np\n"
+        "def still(path, knots, *, keep: float = 1.0):\n"
+        "    n = knots.steps\n"
+        "    return np.full(n, keep), np.zeros((n, 1)), np.zeros(n)\n"
+        "def broken(denoise, x, here, there, noise):\n    return x / 0\n"
+    )
+    more = ("--sampler.keep", "0.5", "--steps", "4", "--n", "6", "--trajectory", "--out", str(tmp_path))
+    code, out, _ = finish("sample.py", str(run), "--sampler", f"{file}:still", *more)
+    assert code == 0
+    assert "6 samples from step 20: 4 network calls" in out
+    states = np.load(tmp_path / "trajectory.npz")["x"]
+    assert states.shape == (5, 6, 8, 8, 1)
+    np.testing.assert_allclose(states[3], states[0] / 8, rtol=1e-6)  # three moves by one half; then x̂₀
+    with Image.open(tmp_path / "trajectory.gif") as animation:
+        assert animation.n_frames == 5
+        assert min(animation.size) > 100
+    code, _, err = finish("sample.py", str(run), "--sampler", f"{file}:broken")
+    assert code == 2
+    assert f"error: {file}:broken gave a value that is not finite at step 1 of 5" in err
+
+
+def test_the_list_of_samplers_and_the_calls_of_an_adaptive_one(run, tmp_path):
+    code, out, _ = finish("sample.py", "--list-samplers")
+    assert code == 0
+    assert "dpmpp_3m" in out
+    code, out, _ = finish("sample.py", str(run), "--sampler", "tsit5", "--n", "3", "--out", str(tmp_path))
+    assert code == 0
+    assert "(from " in out
+    assert "network calls" in out
+
+
 def test_sampling_a_class_from_a_run_that_was_killed(tmp_path):
     command = (*LONG, "--model.net.num-classes", "10", "--loss.label-dropout", "0.1", "--workdir", str(tmp_path / "r"))
     process = start("train.py", *command)

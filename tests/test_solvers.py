@@ -82,6 +82,51 @@ def test_deterministic_solvers_converge_to_the_exact_distribution(path):
             assert distance < 1.5 * chance, (name, distance, chance)
 
 
+@pytest.mark.parametrize("path", ["cosine", "rectified"])
+@pytest.mark.parametrize("name", [n for n, cls in solvers().items() if not cls().stochastic and cls().stated_order])
+def test_deterministic_solvers_start_where_alpha_is_zero(name, path):
+    """Evenly spaced times from t = 1, where σ/α is infinite: 16 trajectories end where the ODE ends."""
+    path = PATHS[path]
+    knots = Uniform().knots(path, 100)
+    assert knots.alpha[0] == 0.0
+    with jax.enable_x64(True):
+        x = jnp.asarray(LINE.quantile(path, measure.RANKS, 1.0))[:, None]
+        run = jax.jit(lambda x: solvers()[name]().solve(LINE.denoise(path), path, knots, x, lambda i: lambda j=0: x).x)
+        end = np.asarray(run(x))[:, 0]
+    assert np.abs(end - LINE.quantile(path, measure.RANKS, 0.0)).mean() < 0.02
+
+
+@pytest.mark.parametrize("path", ["vp", "rectified"])
+def test_plms_is_the_published_loop(path):
+    """2202.09778 as latent diffusion runs it, step by step, with its list of ε and its one call more."""
+    path = PATHS[path]
+    knots, D = measure.stretch(path, 8), LINE.denoise(path)
+    with jax.enable_x64(True):
+        x = jnp.asarray(LINE.quantile(path, measure.RANKS, float(knots.t[0])))[:, None]
+        table = PLMS().solve(D, path, knots, x, lambda i: lambda j=0: x).x
+        said = []
+
+        def eps(x, i):
+            return (x - knots.alpha[i] * D(x, jnp.asarray(knots.t[i]))) / knots.sigma[i]
+
+        def transfer(x, i, e):
+            change = knots.sigma[i + 1] / knots.alpha[i + 1] - knots.sigma[i] / knots.alpha[i]
+            return knots.alpha[i + 1] * (x / knots.alpha[i] + change * e)
+
+        for i in range(8):
+            said.insert(0, eps(x, i))
+            if i == 0:
+                e = (said[0] + eps(transfer(x, 0, said[0]), 1)) / 2
+            elif i == 1:
+                e = (3 * said[0] - said[1]) / 2
+            elif i == 2:
+                e = (23 * said[0] - 16 * said[1] + 5 * said[2]) / 12
+            else:
+                e = (55 * said[0] - 59 * said[1] + 37 * said[2] - 9 * said[3]) / 24
+            x = transfer(x, i, e)
+        np.testing.assert_allclose(table, x, rtol=1e-9)
+
+
 @pytest.mark.parametrize("solver", [Dopri5(), Tsit5()], ids=str)
 @pytest.mark.parametrize("path", PATHS)
 def test_adaptive_solvers_reach_the_exact_end_and_count_their_calls(solver, path):
