@@ -200,7 +200,9 @@ def test_stochastic_and_deterministic_samples_have_the_mixtures_moments():
 def test_clip_acts_on_the_estimate():
     clipped = Clip(low=-0.5, high=0.5)(lambda x, t: x)
     np.testing.assert_allclose(clipped(jnp.asarray([[-2.0, 0.3]]), 0.0), [[-0.5, 0.3]])
-    x = draw(exact(VP()), Diffusion(steps=10, transforms=(Clip(low=-0.1, high=0.1),))).x
+    sampler = Diffusion(steps=10, transforms=(Clip(low=-0.1, high=0.1),))
+    assert sampler.network_calls() == 10
+    x = draw(exact(VP()), sampler).x
     assert float(jnp.abs(x).max()) <= 0.1 + 1e-6
 
 
