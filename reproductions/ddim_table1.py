@@ -64,6 +64,7 @@ COLUMNS = {
     "paper_fid_cifar10": "the paper: FID, CIFAR-10",
 }
 SIZE = (13, 4.4)
+LEVELS = [mantissa * 10**power for power in range(4) for mantissa in (1, 2, 3, 5, 7)]
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -76,7 +77,9 @@ def draw(rows: list[Row], figure: Figure) -> None:
         if rows[0]["steps"] == 0 and column in rows[0]:
             axes.axhline(rows[0][column], color="grey", ls=":", lw=1, label="real test images")
         axes.set(xlabel="steps (network calls)", title=title)
+        low, high = axes.get_ylim()
         axes.set_xticks(STEPS, [str(s) for s in STEPS])
+        axes.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [str(v) for v in levels])
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
     panels[0].set(ylabel="distance to the training split")
