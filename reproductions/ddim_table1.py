@@ -5,16 +5,12 @@ and the training split, in raw pixels and in the features of metrics/classifier.
 grid is that of the paper's code, whose last time is step 1: what noise is there then stays in the picture.
 """
 
-import math
 from collections.abc import Iterator
-from typing import Any
 
 from matplotlib.figure import Figure
 
-from metrics.classifier import NAME, classifier
-from metrics.frechet import frechet_distance
 from paths.grids import Leading
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Distances, Row, Trained
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 
@@ -38,31 +34,17 @@ PAPER = {
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     assert trained is not None
-    data = trained.experiment.data
-    judge = classifier(data)
-    print(f"features: {NAME}, {100 * judge.accuracy:.1f} % right on the test split")
-    train, test = data.arrays("train", 60_000)["x"], data.arrays("test", 1000)["x"]
-    pixels = math.prod(data.shape)
-    samples = 50_000 if scale == "paper" else max(1000, pixels + 1)
-
-    def distances(x: Any) -> Row:
-        found: Row = {"frechet_pixels": frechet_distance(x, train)}
-        return found | {"frechet_classifier": frechet_distance(x, train, judge.features)}
-
-    if len(test) > pixels:
-        yield {"eta": "test images", "steps": 0} | distances(test)
+    distances = Distances(trained, scale)
+    for real in distances.of_test_images():
+        yield {"eta": "test images", "steps": 0} | real
     for eta, solver in SOLVERS.items():
         for steps, paper in zip(STEPS, PAPER[eta], strict=True):
-            x, seconds = trained.draw(Diffusion(solver=solver, grid=Leading(), steps=steps), samples)
-            cell = {"eta": eta, "steps": steps} | distances(x)
-            yield cell | {"paper_fid_cifar10": paper, "seconds": seconds, "samples": samples}
+            drawn, seconds = trained.draw(Diffusion(solver=solver, grid=Leading(), steps=steps), distances.samples)
+            cell = {"eta": eta, "steps": steps} | distances(drawn.x)
+            yield cell | {"paper_fid_cifar10": paper, "seconds": seconds, "samples": distances.samples}
 
 
-COLUMNS = {
-    "frechet_pixels": "ours: Fréchet, raw pixels",
-    "frechet_classifier": "ours: Fréchet, classifier features",
-    "paper_fid_cifar10": "the paper: FID, CIFAR-10",
-}
+COLUMNS = Distances.COLUMNS | {"paper_fid_cifar10": "the paper: FID, CIFAR-10"}
 SIZE = (13, 4.4)
 LEVELS = [mantissa * 10**power for power in range(4) for mantissa in (1, 2, 3, 5, 7)]
 
@@ -88,7 +70,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
 
 def summary(rows: list[Row]) -> Iterator[str]:
     cell = {(row["eta"], row["steps"]): row for row in rows}
-    for column in ("frechet_pixels", "frechet_classifier"):
+    for column in Distances.COLUMNS:
         yield COLUMNS[column].removeprefix("ours: ")
         yield "η      " + "".join(f"{s:>10}" for s in STEPS)
         for eta in SOLVERS:

@@ -5,21 +5,24 @@ A module of this folder holds `SCALES` (scale → name of the experiment it trai
 """
 
 import importlib
+import math
 import pkgutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
 import reproductions
+from metrics.classifier import NAME, classifier
+from metrics.frechet import frechet_distance
 from models.model import Model, Variables
 from samplers.sampler import Sampler
-from training.draw import Drawer
+from training.draw import Drawer, Drawn
 from training.experiment import Experiment
 from training.mesh import Mesh
 from training.run import Run, default_condition, example_batch
@@ -37,12 +40,39 @@ class Trained:
     variables: Variables
     step: int
 
-    def draw(self, sampler: Sampler, n: int) -> tuple[Float[np.ndarray, "n *s"], float]:
+    def draw(self, sampler: Sampler, n: int) -> tuple[Drawn, float]:
         """n samples, and the seconds it took without compiling."""
         drawer = Drawer(self.model, sampler, self.experiment.data.shape, Mesh().build(), batch_size=500)
         began = time.perf_counter()
-        x = drawer(self.variables, named_key(0, "sample"), n, default_condition(self.model, n)).x
-        return x, time.perf_counter() - began - drawer.compile_seconds
+        drawn = drawer(self.variables, named_key(0, "sample"), n, default_condition(self.model, n))
+        return drawn, time.perf_counter() - began - drawer.compile_seconds
+
+
+class Distances:
+    """How far samples are from the training split, in raw pixels and in the features of metrics/classifier.py."""
+
+    COLUMNS: ClassVar[dict[str, str]] = {
+        "frechet_pixels": "ours: Fréchet, raw pixels",
+        "frechet_classifier": "ours: Fréchet, classifier features",
+    }
+
+    def __init__(self, trained: Trained, scale: str) -> None:
+        data = trained.experiment.data
+        self.judge = classifier(data)
+        print(f"features: {NAME}, {100 * self.judge.accuracy:.1f} % right on the test split")
+        self.train, self.test = data.arrays("train", 60_000)["x"], data.arrays("test", 1000)["x"]
+        pixels = math.prod(data.shape)
+        self.samples = 50_000 if scale == "paper" else max(1000, pixels + 1)  # to draw for a figure
+        self.enough_test_images = len(self.test) > pixels
+
+    def __call__(self, x: Float[np.ndarray, "n *s"]) -> Row:
+        found: Row = {"frechet_pixels": frechet_distance(x, self.train)}
+        return found | {"frechet_classifier": frechet_distance(x, self.train, self.judge.features)}
+
+    def of_test_images(self) -> Iterator[Row]:
+        """What real images of the test split are at, where there are enough of them."""
+        if self.enough_test_images:
+            yield self(self.test)
 
 
 class Reproduction(Protocol):

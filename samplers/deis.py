@@ -15,7 +15,7 @@ import numpy as np
 
 from paths.grids import Knots
 from paths.path import Path
-from samplers.exponential import gauss_points, half_log_snr, integral, lagrange
+from samplers.exponential import gauss_points, half_log_snr, integral, lagrange, looking_back
 from samplers.multistep import Multistep, Table
 from samplers.solver import check_order
 
@@ -40,14 +40,13 @@ class DEIS(Multistep):
             rho = np.exp(-ell)
         nodes = knots.t if self.polynomial == "t" else rho
         C = np.zeros((knots.steps, self.order))
-        for i in np.flatnonzero(np.isfinite(ell[:-1])):
-            used = np.arange(i, max(-1, i - self.order), -1)
-            used = used[np.isfinite(ell[used])]
+        for steps, used in looking_back(ell, self.order):
             # Integrated over l, in which ρ and t are smooth functions of one size.
-            m = gauss_points(ell[i], ell[i + 1])
+            m = gauss_points(ell[steps], ell[steps + 1])
             at_rho = np.exp(-m)
             at = at_rho if self.polynomial == "rho" else np.asarray(path.time_of_log_snr(2.0 * m))
-            C[i, : len(used)] = integral(lagrange(nodes[used], at) * -at_rho, ell[i + 1] - ell[i])
+            values = lagrange(nodes[used], at) * -at_rho[:, None]
+            C[steps, : used.shape[1]] = integral(values, ell[steps + 1] - ell[steps])
         return eps_table(knots, C)
 
 

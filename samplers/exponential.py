@@ -11,13 +11,16 @@ so that the weight of D(lⱼ) is α' times ∫ (1+η)e^(−(1+η)(l'−m))·ℓ�
 is of first order, and none of the later ones looks back to it.
 """
 
+import itertools
+from collections.abc import Iterator
+
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from paths.grids import Knots
 
 F64 = np.ndarray
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(24)  # exact to rounding for steps of up to 10 nats of l
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)  # exact to rounding for steps of up to 10 nats of l
 
 
 def half_log_snr(knots: Knots) -> Float[F64, "n"]:
@@ -31,34 +34,43 @@ def decay(ell: Float[F64, "n"], rate: float) -> Float[F64, "n-1"]:
     return np.exp(-rate * np.diff(ell)) if rate else np.ones(len(ell) - 1)
 
 
-def lagrange(nodes: Float[F64, " k"], m: Float[F64, " q"]) -> Float[F64, "k q"]:
+def lagrange(nodes: Float[F64, "*n k"], m: Float[F64, "*n q"]) -> Float[F64, "*n k q"]:
     """ℓⱼ(m) of (2)."""
-    values = np.ones((len(nodes), len(m)))
-    for j, at in enumerate(nodes):
-        for other in np.delete(nodes, j):
-            values[j] *= (m - other) / (at - other)
+    values = np.ones((*nodes.shape, m.shape[-1]))
+    for j, other in itertools.permutations(range(nodes.shape[-1]), 2):
+        values[..., j, :] *= (m - nodes[..., [other]]) / (nodes[..., [j]] - nodes[..., [other]])
     return values
 
 
-def integral(values: Float[F64, "k q"], length: float) -> Float[F64, " k"]:
+def integral(values: Float[F64, "*n k q"], length: Float[F64, "*n"]) -> Float[F64, "*n k"]:
     """∫ over an interval, from values at its Gauss points."""
-    return values @ (0.5 * length * WEIGHTS)
+    return 0.5 * length[..., None] * (values @ WEIGHTS)
 
 
-def gauss_points(low: float, high: float) -> Float[F64, " q"]:
-    return low + 0.5 * (high - low) * (NODES + 1.0)
+def gauss_points(low: Float[F64, "*n"], high: Float[F64, "*n"]) -> Float[F64, "*n q"]:
+    return low[..., None] + 0.5 * (high - low)[..., None] * (NODES + 1.0)
+
+
+def looking_back(ell: Float[F64, "n_plus_1"], order: int) -> Iterator[tuple[Int[F64, " m"], Int[F64, "m k"]]]:
+    """The steps that look back equally far, and the knots that each uses, newest first: at most `order`, all finite.
+
+    Steps from l = −∞ are left out.
+    """
+    first = int(np.isinf(ell[0]))  # the knot with α = 0, if there is one
+    for used in range(1, order + 1):
+        steps = np.arange(first, len(ell) - 1)
+        steps = steps[np.minimum(steps - first + 1, order) == used]
+        yield steps, steps[:, None] - np.arange(used)
 
 
 def adams_weights(ell: Float[F64, "n_plus_1"], order: int, rate: float = 1.0) -> Float[F64, "n {order}"]:
     """∫ rate·e^(−rate(l'−m))·ℓⱼ(m) dm of each step, over its own knot and up to `order` − 1 before it, newest first."""
     result = np.zeros((len(ell) - 1, order))
-    for i in range(len(ell) - 1):
-        nodes = ell[max(0, i - order + 1) : i + 1][::-1]
-        nodes = nodes[np.isfinite(nodes)]
-        if len(nodes) < 2:
-            result[i, 0] = 1.0 - np.exp(-rate * (ell[i + 1] - ell[i]))
-            continue
-        m = gauss_points(ell[i], ell[i + 1])
-        density = rate * np.exp(-rate * (ell[i + 1] - m))
-        result[i, : len(nodes)] = integral(lagrange(nodes, m) * density, ell[i + 1] - ell[i])
+    result[:, 0] = 1.0 - decay(ell, rate)  # of first order
+    for steps, used in looking_back(ell, order):
+        if used.shape[1] > 1:
+            low, high = ell[steps], ell[steps + 1]
+            m = gauss_points(low, high)
+            density = rate * np.exp(-rate * (high[:, None] - m))
+            result[steps, : used.shape[1]] = integral(lagrange(ell[used], m) * density[:, None], high - low)
     return result

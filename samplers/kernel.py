@@ -20,6 +20,7 @@ from paths.grids import Knots
 from paths.path import Path
 from samplers.solver import Noise, NoiseOfStep, Samples, Solver
 
+AHEAD = 2**20  # normal numbers drawn before the scan at most: 4 MB
 Rows = Mapping[str, np.ndarray]  # float64, one leading index a step
 Row = Mapping[str, Array]  # one of them, on the device
 
@@ -81,13 +82,18 @@ class Kernel(Solver):
         if landing is not None:
             rows = {name: jnp.concatenate([rows[name], landing[name][None]]) for name in rows}
 
-        def body(carry: Any, row_and_index: Any) -> tuple[Any, Any]:
-            row, index = row_and_index
-            carry = self.step(denoise, carry, row, noise(index))
+        count = len(next(iter(rows.values())))
+        # Within a scan, drawing a few numbers is a hundred tiny operations: where all fit, they are drawn before it.
+        early = self.stochastic and count * x.size <= AHEAD
+        first = jax.vmap(lambda index: noise(index)())(jnp.arange(count)) if early else None
+
+        def body(carry: Any, step: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+            row, index, first = step
+            drawn = lambda j=0: noise(index)(j) if j or first is None else first  # noqa: E731
+            carry = self.step(denoise, carry, row, drawn)
             return carry, carry["x"] if trajectory else None
 
-        count = jnp.arange(len(next(iter(rows.values()))))
-        carry, states = jax.lax.scan(body, carry, (rows, count))
+        carry, states = jax.lax.scan(body, carry, (rows, jnp.arange(count), first))
         end, states = carry["x"], [x[None], states]
         if lands and landing is None:
             end = denoise(end, last)

@@ -11,57 +11,60 @@ DPM-Solver++(3M). A knot with α = 0 has l = −∞, and nobody looks back to it
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from paths.grids import Knots
 from paths.path import Path
-from samplers.exponential import half_log_snr
+from samplers.exponential import F64, decay, half_log_snr, looking_back
 from samplers.multistep import Multistep, Table
 from samplers.solver import check_order
 
 Variant = Literal["bh1", "bh2"]
 
 
-def weights(h: float, r: np.ndarray, variant: Variant, solved: bool) -> np.ndarray:
+def weights(h: Float[F64, "n"], r: Float[F64, "n m"], variant: Variant, solved: bool) -> Float[F64, "n m"]:
     """B(h)·a_m/r_m of (1) and (2), without α'.
 
     Args:
-      h: step in l.
+      h: steps in l.
       r: r_m of each difference; 1 for the end of the step (the corrector's).
       solved: solve (2); otherwise a = ½ for the one difference there is.
     """
-    if len(r) == 0:
-        return np.zeros(0)
-    B = -h if variant == "bh1" else np.expm1(-h)
+    B = (-h if variant == "bh1" else np.expm1(-h))[:, None]
     if not solved:
         return B * 0.5 / r
-    k = np.arange(1, len(r) + 1)
-    phi, right = np.expm1(-h) / -h, []
+    k = np.arange(1, r.shape[1] + 1)
+    phi, right = np.expm1(-h) / -h, np.zeros(r.shape)
     for n in k:
         phi = (phi - 1.0 / math.factorial(n)) / -h
-        right.append(math.factorial(n) * phi * -h / B)
-    return B * np.linalg.solve(r[None, :] ** (k[:, None] - 1), np.asarray(right)) / r
+        right[:, n - 1] = math.factorial(n) * phi * -h
+    a = np.linalg.solve(r[:, None, :] ** (k[:, None] - 1), (right / B)[..., None])[..., 0]
+    return B * a / r
 
 
-def lags(ell: np.ndarray, i: int, order: int) -> np.ndarray:
-    """r_m of the knots that a predictor of `order` looks back to from knot i."""
-    back = ell[max(0, i - order + 1) : i][::-1]
-    return (back[np.isfinite(back)] - ell[i]) / (ell[i + 1] - ell[i])
+def lags(
+    ell: Float[F64, "n_plus_1"], order: int
+) -> Iterator[tuple[Int[F64, " m"], Float[F64, " m"], Float[F64, "m p"]]]:
+    """Steps that look back equally far, their h, and r_m of the knots behind."""
+    for steps, used in looking_back(ell, order):
+        h = ell[steps + 1] - ell[steps]
+        yield steps, h, (ell[used[:, 1:]] - ell[steps][:, None]) / h[:, None]
 
 
 def predictor(knots: Knots, order: int, variant: Variant) -> Table:
     """Eq. (1) as a table."""
     ell = half_log_snr(knots)
     B = np.zeros((knots.steps, order))
-    for i in range(knots.steps):
-        h = ell[i + 1] - ell[i]
-        r = lags(ell, i, order)
-        differences = weights(h, r, variant, solved=len(r) > 1)
-        B[i, 0] = -np.expm1(-h) + differences.sum()
-        B[i, 1 : 1 + len(r)] = -differences
+    B[:, 0] = 1.0 - decay(ell, 1.0)
+    for steps, h, r in lags(ell, order):
+        differences = weights(h, r, variant, solved=r.shape[1] > 1)
+        B[steps, 0] += differences.sum(axis=1)
+        B[steps, 1 : 1 + r.shape[1]] = -differences
     return Table(A=knots.sigma[1:] / knots.sigma[:-1], B=knots.alpha[1:, None] * B, S=np.zeros(knots.steps))
 
 

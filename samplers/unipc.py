@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 from models.denoiser import Denoise
 from paths.grids import Knots
 from paths.path import Path
-from samplers.exponential import half_log_snr
+from samplers.exponential import decay, half_log_snr
 from samplers.kernel import Kernel, Row, Rows
 from samplers.solver import Noise, check_order
 from samplers.unip import Variant, lags, predictor, weights
@@ -45,16 +45,14 @@ class UniPC(Kernel):
         table = predictor(knots, self.order, self.variant)
         # Row i corrects the step i−1 → i, over Dᵢ, Dᵢ₋₁, …; at the first knot there is nothing to correct.
         A, C = np.ones(knots.steps), np.zeros((knots.steps, self.order + 1))
-        for i in range(1, knots.steps):
-            h = ell[i] - ell[i - 1]
-            A[i] = knots.sigma[i] / knots.sigma[i - 1]
-            C[i, 1] = -np.expm1(-h)
-            if np.isfinite(h):
-                r = np.append(lags(ell, i - 1, self.order), 1.0)
-                differences = weights(h, r, self.variant, solved=len(r) > 1)
-                C[i, 0] = -differences[-1]
-                C[i, 1] += differences.sum()
-                C[i, 2 : 1 + len(r)] = -differences[:-1]
+        A[1:] = knots.sigma[1:-1] / knots.sigma[:-2]
+        C[1:, 1] = 1.0 - decay(ell[:-1], 1.0)
+        for steps, h, back in lags(ell[:-1], self.order):
+            r = np.append(back, np.ones((len(steps), 1)), axis=1)
+            differences = weights(h, r, self.variant, solved=r.shape[1] > 1)
+            C[steps + 1, 0] = -differences[:, -1]
+            C[steps + 1, 1] += differences.sum(axis=1)
+            C[steps + 1, 2 : 1 + r.shape[1]] = -differences[:, :-1]
         C *= knots.alpha[:-1, None]
         return {"t": knots.t[:-1], "A": table.A, "B": table.B, "A_corrector": A, "B_corrector": C}
 

@@ -16,12 +16,13 @@ from samplers.edm import EDM
 from samplers.exponential import adams_weights, half_log_snr
 from samplers.ipndm import IPNDM
 from samplers.multistep import Table
+from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.reverse_sde import ReverseSDE
 from samplers.sde_dpmpp import SDEDPMpp2M, SDEDPMpp3M
 from samplers.unip import UniP
 from samplers.unipc import UniPC
 
-DEFAULTS = [cls() for name, cls in solvers().items() if name not in ("pc", "dopri5", "tsit5")]
+DEFAULTS = [cls() for name, cls in solvers().items() if name not in ("pc", "langevin", "dopri5", "tsit5")]
 VARIANTS = [
     *(DEIS(order=n) for n in (1, 2)),
     DEIS(order=3, polynomial="rho"),
@@ -37,6 +38,8 @@ VARIANTS = [
     EDM(s_churn=10.0),
     ReverseSDE(diffusion="sigma"),
     ReverseSDE(strength=0.5),
+    ReverseDiffusion(strength=0.0),
+    ReverseDiffusion(strength=0.5),
 ]
 
 

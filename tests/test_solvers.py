@@ -8,7 +8,7 @@ import pytest
 from paths.grids import Leading, Shifted, Uniform, UniformLogSNR
 from paths.predictions import face
 from paths.schedules import VP, Cosine, Rectified
-from samplers import measure
+from samplers import kernel, measure
 from samplers.adaptive import Dopri5, Tsit5
 from samplers.catalogue import calls, listing, solvers
 from samplers.check import PATHS
@@ -16,6 +16,7 @@ from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion, solve
 from samplers.edm import EDM
+from samplers.langevin import Langevin, langevin
 from samplers.pc import PC
 from samplers.plms import PLMS
 from samplers.reverse_sde import ReverseSDE
@@ -208,6 +209,38 @@ def test_pc_improves_on_its_predictor_and_keeps_samples_apart():
         off.append(np.abs(x.std(0) / 0.5 - 1).mean())
     assert off[1] < off[0]
     assert measure.split_difference(PC(), VP()) < 1e-9
+
+
+def test_langevin_relaxes_a_gaussian_by_two_r_squared_a_step_and_keeps_samples_apart():
+    """One step at α = σ = 1 with data at 0, so s = −x: the deviation d goes to √((1 − ε)²d² + 2ε) with ε = 2r²/d².
+
+    The chain alone then brings a Gaussian from σ = 50 to data.
+    """
+    row = {"t": jnp.asarray(0.5), "alpha": jnp.asarray(1.0), "sigma": jnp.asarray(1.0), "scale": jnp.asarray(1.0)}
+    x, z = 3.0 * jax.random.normal(jax.random.key(0), (4, 4096)), jax.random.normal(jax.random.key(1), (4, 4096))
+    moved = langevin(lambda x, t: jnp.zeros_like(x), x, row, [z], 0.5)
+    size = 2 * 0.5**2 / 9
+    expected = np.sqrt((1 - size) ** 2 * 9 + 2 * size)
+    assert float(moved.std()) == pytest.approx(expected, rel=0.02)
+    target = Mixture(np.ones(1), np.zeros((1, 64)), np.full((1, 64), 0.5))
+    x = measure.draw(Langevin(snr=0.2, corrector_steps=2), target, PATHS["ve"], 400, 300)
+    np.testing.assert_allclose(x.std(0), 0.5, rtol=0.2)
+    assert measure.split_difference(Langevin(), VP()) < 1e-9
+    for wrong in (lambda: Langevin(corrector_steps=0), lambda: Langevin(snr=0.0)):
+        with pytest.raises(ValueError, match="corrector_steps="):
+            wrong()
+
+
+def test_noise_drawn_ahead_of_the_scan_is_the_noise_of_the_step(monkeypatch):
+    """One and two noises a step: the same samples with the first drawn before the scan and with all drawn within."""
+    for solver in (DDPM(), solvers()["stochastic_heun"](), PC()):
+        knots = UniformLogSNR().knots(VP(), 10)
+        ends = []
+        for ahead in (2**20, 10 * KEYS.size * 2 - 1):
+            monkeypatch.setattr(kernel, "AHEAD", ahead)
+            with jax.enable_x64(True):
+                ends.append(jax.jit(lambda keys: solve(solver, PLANE.denoise(VP()), VP(), knots, keys, (2,)).x)(KEYS))  # noqa: B023
+        np.testing.assert_allclose(ends[0], ends[1], atol=1e-10)
 
 
 def test_shifted_grid_is_sd3s_on_the_rectified_path_and_stays_in_range_elsewhere():

@@ -287,7 +287,7 @@ def test_a_model_that_draws_nothing_trains(tmp_path):
     assert math.isfinite(summary["loss"])
 
 
-@pytest.mark.parametrize("name", ["digits_ddpm", "toy_flow", "mnist_ddpm"])
+@pytest.mark.parametrize("name", ["digits_ddpm", "digits_ve", "toy_flow", "mnist_ddpm"])
 def test_tiny_experiments_run(tmp_path: Path, name):
     from tests.conftest import tfds_has
     from training.cli import load_experiment
@@ -301,10 +301,12 @@ def test_tiny_experiments_run(tmp_path: Path, name):
     assert list((tmp_path / "samples").glob("*.png"))
 
 
-def test_cifar10s_tiny_form_takes_a_step_on_zeros():
+@pytest.mark.parametrize("name", ["cifar10_ddpm", "cifar10_ve"])
+def test_cifar10s_tiny_form_takes_a_step_on_zeros(name):
     """The set itself cannot be embedded; the experiment's step is compiled and run on images of its shape."""
-    from experiments.cifar10_ddpm import tiny
+    from training.cli import load_experiment
 
+    tiny = load_experiment(name, tiny=True)
     batch = {"x": jnp.zeros((8, 32, 32, 3)), "label": jnp.zeros(8, jnp.int32)}
     variables = tiny.model.init(jax.random.key(0), batch)
     step = jnp.zeros((), jnp.int32)

@@ -1,0 +1,137 @@
+"""Score SDE's table 1: predictors, correctors, both and the ODE on a VE path (Song et al. 2011.13456).
+
+    P     a predictor: ancestral, reverse diffusion, or the probability flow in the same steps
+    PC    as many predictor as corrector steps, which are Langevin's
+    C     two Langevin steps at each noise level, and no predictor
+    ODE   the probability flow by dopri5 (the paper's §4.3), at noise levels of its own choice
+
+The paper's numbers are FID on CIFAR-10 by Inception features (VE SDE, P1000, P2000, PC1000 and C2000). Ours are Fréchet
+distances between 1,000 samples a cell and the training split, in raw pixels and in the features of
+metrics/classifier.py, by the averaged parameters of one run: compare shapes, not numbers. The noise levels are the
+paper's, evenly spaced in t, so in log σ.
+
+The paper searches r for each cell. Here PC has two values, and C the one that its number of steps asks for: a Langevin
+step relaxes a Gaussian of deviation σ by 2r², and `RELAXATIONS` of them are to pass while σ falls e-fold. With less the
+chain does not follow the noise levels; with more r, and so its bias, is larger.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from models.denoiser import Denoiser
+from paths.grids import Uniform
+from reproductions.reproduction import Distances, Row, Trained
+from samplers.adaptive import Dopri5
+from samplers.ddpm import DDPM
+from samplers.diffusion import Diffusion
+from samplers.langevin import Langevin
+from samplers.pc import PC
+from samplers.reverse_diffusion import ReverseDiffusion
+from samplers.solver import Solver
+
+SCALES = {"tiny": "digits_ve", "small": "mnist_ve", "paper": "cifar10_ve"}
+PREDICTORS = {
+    "ancestral": DDPM(),
+    "reverse diffusion": ReverseDiffusion(),
+    "probability flow": ReverseDiffusion(strength=0.0),
+}
+CALLS = (50, 200, 1000, 2000)  # network calls of a sample
+SNR, PAPERS_SNR = 0.02, 0.16
+RELAXATIONS = 6.0
+# (sampler, predictor, network calls) → FID on CIFAR-10
+PAPER = {
+    ("P", "ancestral", 1000): 4.98,
+    ("P", "ancestral", 2000): 4.88,
+    ("PC", "ancestral", 2000): 3.62,
+    ("P", "reverse diffusion", 1000): 4.79,
+    ("P", "reverse diffusion", 2000): 4.74,
+    ("PC", "reverse diffusion", 2000): 3.60,
+    ("P", "probability flow", 1000): 15.41,
+    ("P", "probability flow", 2000): 10.54,
+    ("PC", "probability flow", 2000): 3.51,
+    ("C", "none", 2000): 20.43,
+}
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    assert trained is not None
+    assert isinstance(trained.model, Denoiser)
+    distances = Distances(trained, scale)
+    path = trained.model.path
+
+    def cell(kind: str, predictor: str, calls: int, solver: Solver, snr: float | str = "") -> Row:
+        steps = calls if kind in ("P", "ODE") else calls // 2
+        drawn, seconds = trained.draw(Diffusion(solver=solver, grid=Uniform(), steps=steps), distances.samples)
+        made = solver.network_calls(steps) if drawn.nfe is None else float(drawn.nfe.mean())
+        found: Row = {"sampler": kind, "predictor": predictor, "snr": snr, "network_calls": made}
+        paper = PAPER.get((kind, predictor, calls), "")
+        measured = {"paper_fid_cifar10": paper, "seconds": seconds, "samples": distances.samples}
+        return found | distances(drawn.x) | measured
+
+    for real in distances.of_test_images():
+        yield {"sampler": "test images"} | real
+    yield cell("ODE", "none", 1, Dopri5())
+    for predictor, solver in PREDICTORS.items():
+        for calls in CALLS:
+            yield cell("P", predictor, calls, solver)
+    for predictor, solver in PREDICTORS.items():
+        for snr in (SNR, PAPERS_SNR) if predictor == "reverse diffusion" else (SNR,):
+            for calls in CALLS:
+                if calls != 1000:
+                    yield cell("PC", predictor, calls, PC(predictor=solver, snr=snr), snr)
+    folds = float(np.log(path.sigma(np.asarray(1.0)) / path.sigma(np.asarray(path.t_min))))
+    for calls in CALLS:
+        if calls != 1000:
+            snr = float(np.sqrt(RELAXATIONS * folds / (2.0 * calls)))
+            yield cell("C", "none", calls, Langevin(snr=snr, corrector_steps=2), round(snr, 3))
+
+
+COLUMNS = Distances.COLUMNS | {"paper_fid_cifar10": "the paper: FID, CIFAR-10"}
+SIZE = (13, 4.6)
+COLOURS = {"ancestral": "C0", "reverse diffusion": "C1", "probability flow": "C2", "none": "C3"}
+LEVELS = [mantissa * 10**power for power in range(-1, 4) for mantissa in (1, 2, 3, 5, 7)]
+
+
+def label(row: Row) -> str:
+    if row["sampler"] in ("ODE", "C"):
+        return {"ODE": "ODE by dopri5", "C": "C: Langevin alone"}[row["sampler"]]
+    r = f", r = {row['snr']}" if row["sampler"] == "PC" else ""
+    return f"{row['sampler']}: {row['predictor']}{r}"
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    panels = figure.subplots(1, 3)
+    drawn = [row for row in rows if row["sampler"] != "test images"]
+    for axes, (column, title) in zip(panels, COLUMNS.items(), strict=True):
+        for name in dict.fromkeys(map(label, drawn)):
+            line = [row for row in drawn if label(row) == name and row[column] != ""]
+            if not line:
+                continue
+            style = {"P": "o-", "PC": "s--", "C": "v-", "ODE": "*"}[line[0]["sampler"]]
+            style = "D:" if line[0]["snr"] == PAPERS_SNR and line[0]["sampler"] == "PC" else style
+            x, y = [row["network_calls"] for row in line], [row[column] for row in line]
+            size = 11 if style == "*" else 4
+            axes.loglog(x, y, style, color=COLOURS[line[0]["predictor"]], ms=size, lw=1.2, label=name)
+        for real in rows:
+            if real["sampler"] == "test images" and column in real:
+                axes.axhline(real[column], color="grey", ls=":", lw=1, label="real test images")
+        axes.set(xlabel="network calls of a sample", title=title)
+        low, high = axes.get_ylim()
+        ticks = CALLS if column != "paper_fid_cifar10" else CALLS[2:]
+        axes.set_xticks(ticks, [str(calls) for calls in ticks])
+        axes.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [f"{v:g}" for v in levels])
+        axes.minorticks_off()
+        axes.grid(True, alpha=0.3)
+    panels[0].set(ylabel="distance to the training split")
+    panels[0].legend(fontsize=7)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    yield f"{'':34}{'calls':>7}" + "".join(f"{title.removeprefix('ours: '):>30}" for title in COLUMNS.values())
+    for row in rows:
+        if row["sampler"] != "test images":
+            yield f"{label(row):34}{row['network_calls']:7.0f}" + "".join(
+                f"{row[column] if row[column] == '' else format(row[column], '.3f'):>30}" for column in COLUMNS
+            )
