@@ -37,7 +37,7 @@ PREDICTORS = {
     "reverse diffusion": ReverseDiffusion(),
     "probability flow": ReverseDiffusion(strength=0.0),
 }
-CALLS = (50, 200, 1000, 2000)  # network calls of a sample
+CALLS = {"tiny": (50, 200, 1000, 2000), "small": (50, 200, 1000), "paper": (50, 200, 1000, 2000)}  # of a sample
 SNR, PAPERS_SNR = 0.02, 0.16
 RELAXATIONS = 6.0
 # (sampler, predictor, network calls) → FID on CIFAR-10
@@ -74,23 +74,22 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         yield {"sampler": "test images"} | real
     yield cell("ODE", "none", 1, Dopri5())
     for predictor, solver in PREDICTORS.items():
-        for calls in CALLS:
+        for calls in CALLS[scale]:
             yield cell("P", predictor, calls, solver)
     for predictor, solver in PREDICTORS.items():
         for snr in (SNR, PAPERS_SNR) if predictor == "reverse diffusion" else (SNR,):
-            for calls in CALLS:
-                if calls != 1000:
-                    yield cell("PC", predictor, calls, PC(predictor=solver, snr=snr), snr)
+            for calls in CALLS[scale]:
+                yield cell("PC", predictor, calls, PC(predictor=solver, snr=snr), snr)
     folds = float(np.log(path.sigma(np.asarray(1.0)) / path.sigma(np.asarray(path.t_min))))
-    for calls in CALLS:
-        if calls != 1000:
-            snr = float(np.sqrt(RELAXATIONS * folds / (2.0 * calls)))
-            yield cell("C", "none", calls, Langevin(snr=snr, corrector_steps=2), round(snr, 3))
+    for calls in CALLS[scale]:
+        snr = float(np.sqrt(RELAXATIONS * folds / (2.0 * calls)))
+        yield cell("C", "none", calls, Langevin(snr=snr, corrector_steps=2), round(snr, 3))
 
 
-COLUMNS = Distances.COLUMNS | {"paper_fid_cifar10": "the paper: FID, CIFAR-10"}
 SIZE = (13, 4.6)
 COLOURS = {"ancestral": "C0", "reverse diffusion": "C1", "probability flow": "C2", "none": "C3"}
+STYLES = {"P": "o-", "PC": "s--", "C": "v-", "ODE": "*"}
+TICKS = (50, 100, 200, 500, 1000, 2000)
 LEVELS = [mantissa * 10**power for power in range(-1, 4) for mantissa in (1, 2, 3, 5, 7)]
 
 
@@ -103,35 +102,39 @@ def label(row: Row) -> str:
 
 def draw(rows: list[Row], figure: Figure) -> None:
     panels = figure.subplots(1, 3)
-    drawn = [row for row in rows if row["sampler"] != "test images"]
-    for axes, (column, title) in zip(panels, COLUMNS.items(), strict=True):
-        for name in dict.fromkeys(map(label, drawn)):
-            line = [row for row in drawn if label(row) == name and row[column] != ""]
-            if not line:
-                continue
-            style = {"P": "o-", "PC": "s--", "C": "v-", "ODE": "*"}[line[0]["sampler"]]
-            style = "D:" if line[0]["snr"] == PAPERS_SNR and line[0]["sampler"] == "PC" else style
+    cells = [row for row in rows if row["sampler"] != "test images"]
+    for axes, (column, title) in zip(panels, Distances.COLUMNS.items(), strict=False):
+        for name in dict.fromkeys(map(label, cells)):
+            line = [row for row in cells if label(row) == name]
+            kind, style = line[0]["sampler"], STYLES[line[0]["sampler"]]
+            style = "D:" if kind == "PC" and line[0]["snr"] == PAPERS_SNR else style
             x, y = [row["network_calls"] for row in line], [row[column] for row in line]
-            size = 11 if style == "*" else 4
-            axes.loglog(x, y, style, color=COLOURS[line[0]["predictor"]], ms=size, lw=1.2, label=name)
-        for real in rows:
-            if real["sampler"] == "test images" and column in real:
-                axes.axhline(real[column], color="grey", ls=":", lw=1, label="real test images")
-        axes.set(xlabel="network calls of a sample", title=title)
-        low, high = axes.get_ylim()
-        ticks = CALLS if column != "paper_fid_cifar10" else CALLS[2:]
-        axes.set_xticks(ticks, [str(calls) for calls in ticks])
+            colour, size = COLOURS[line[0]["predictor"]], 11 if kind == "ODE" else 4
+            axes.loglog(x, y, style, color=colour, ms=size, lw=1.2, label=name)
+        for real in rows[: len(rows) - len(cells)]:
+            axes.axhline(real[column], color="grey", ls=":", lw=1, label="real test images")
+        axes.set(title=title)
+    for kind, predictor in dict.fromkeys((kind, predictor) for kind, predictor, _ in PAPER):
+        line = {calls: fid for (*which, calls), fid in PAPER.items() if which == [kind, predictor]}
+        name = "C: Langevin alone" if kind == "C" else f"{kind}: {predictor}"
+        panels[2].loglog([*line], [*line.values()], STYLES[kind], color=COLOURS[predictor], ms=5, lw=1.2, label=name)
+    panels[2].set(title="the paper: FID, CIFAR-10, VE")
+    for axes in panels:
+        axes.set(xlabel="network calls of a sample")
+        (left, right), (low, high) = axes.get_xlim(), axes.get_ylim()
+        axes.set_xticks(ticks := [v for v in TICKS if left <= v <= right], [str(v) for v in ticks])
         axes.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [f"{v:g}" for v in levels])
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
+        axes.legend(fontsize=6.5)
     panels[0].set(ylabel="distance to the training split")
-    panels[0].legend(fontsize=7)
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
-    yield f"{'':34}{'calls':>7}" + "".join(f"{title.removeprefix('ours: '):>30}" for title in COLUMNS.values())
+    columns = Distances.COLUMNS | {"paper_fid_cifar10": "the paper: FID, CIFAR-10"}
+    yield f"{'':34}{'calls':>7}" + "".join(f"{title.removeprefix('ours: '):>30}" for title in columns.values())
     for row in rows:
         if row["sampler"] != "test images":
-            yield f"{label(row):34}{row['network_calls']:7.0f}" + "".join(
-                f"{row[column] if row[column] == '' else format(row[column], '.3f'):>30}" for column in COLUMNS
-            )
+            values = (row[column] for column in columns)
+            written = "".join(f"{value if value == '' else format(value, '.3f'):>30}" for value in values)
+            yield f"{label(row):34}{row['network_calls']:7.0f}{written}"

@@ -2,18 +2,21 @@
 
 import csv
 
+import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reproductions import ddim_table1, heat_ode
-from reproductions.reproduction import load, names
+from experiments.digits_ve import tiny as digits
+from reproductions import ddim_table1, heat_ode, score_sde_samplers
+from reproductions.reproduction import Trained, load, names
 from tests.test_scripts import finish
 from training.cli import experiment_names
+from training.run import example_batch
 
 
 def test_every_entry_is_whole():
-    assert {"ddim_table1", "heat_ode", "error_vs_nfe", "sde_forward_backward"} <= set(names())
+    assert set(names()) >= {"ddim_table1", "score_sde_samplers", "heat_ode", "error_vs_nfe", "sde_forward_backward"}
     for name in names():
         module = load(name)
         assert "tiny" in module.SCALES
@@ -56,6 +59,25 @@ def test_table_1_is_drawn_and_summed_up_from_its_rows():
     text = "\n".join(ddim_table1.summary(rows))
     assert "DDIM(0) in 20 steps: +445.5 % of its 1000-step figure" in text
     assert "50 steps: 20.0 times as fast as 1000" in text
+
+
+def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
+    """All cells in few steps, by a network that has learnt nothing: x̂₀ = c_skip·x."""
+    model = digits.resolved_model()
+    variables = model.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(digits, 2)))
+    monkeypatch.setitem(score_sde_samplers.CALLS, "tiny", (10,))
+    rows = list(score_sde_samplers.rows("tiny", Trained(digits, model, variables, 0)))
+    cells = [row for row in rows if row["sampler"] != "test images"]
+    assert len(cells) == 1 + 3 + 4 + 1
+    assert all(np.isfinite([row["frechet_pixels"], row["frechet_classifier"]]).all() for row in rows)
+    calls = {(row["sampler"], row["predictor"], row["snr"]): row["network_calls"] for row in cells}
+    assert calls["P", "ancestral", ""] == 10
+    assert calls["PC", "ancestral", 0.02] == 5 + 4
+    assert next(calls[key] for key in calls if key[0] == "C") == 2 * 4 + 1
+    figure = Figure()
+    score_sde_samplers.draw(rows, figure)
+    assert [len(axes.get_legend_handles_labels()[1]) for axes in figure.axes] == [10, 10, 7]
+    assert len(list(score_sde_samplers.summary(rows))) == 1 + len(cells)
 
 
 @pytest.mark.parametrize(
