@@ -4,13 +4,13 @@
     compile    tracing and compiling 1000 steps over 10 steps
     diffusers  a step of diffusers' schedulers (torch) over ours, with the same small network; pip install -e '.[bench]'
     diffrax    diffrax's fixed-step Euler and Heun over ours, same network, same times, same end
-    adaptive   network calls that dopri5 and tsit5 report, over those that diffrax makes
+    adaptive   network calls that dopri5 and tsit5 report, those counted, and the steps that diffrax tries
 
 What is compared runs in turn, round after round, on the same machine minute; ratios are taken within a round, and the
-quartiles over rounds show the noise. Each part is a process of its own. On a CPU, jax hands a program to another thread
-unless it holds a callback, as diffrax's does, and for a loop this small the other thread costs 4 µs a step: in the two
-comparisons with other packages every program runs on the caller's thread. The exit status is 1 where a figure misses
-its target.
+quartiles over rounds show the noise (`compile`: 7 rounds at most). Each part is a process of its own. On a CPU, jax
+hands a program to another thread unless it holds a callback, as diffrax's does, and for a loop this small the other
+thread costs 4 µs a step: in the two comparisons with other packages every program runs on the caller's thread. The exit
+status is 1 where a figure misses its target.
 """
 
 import argparse
@@ -100,14 +100,14 @@ def against_diffrax(rounds: int) -> bool:
     model = Denoiser(net=Small(), path=Rectified(), predicts="velocity")
     t = np.linspace(1.0, 1.0 / steps, steps)  # no step onto data, which diffrax does not have
     knots = Knots(t, model.path.alpha(t), model.path.sigma(t))
-    print(f"diffrax {diffrax.__version__}: µs a step, {n} samples, {steps - 1} steps of the probability flow")
+    print(f"diffrax {diffrax.__version__}: µs a step, {n} samples, {steps - 1} steps, the network says the velocity")
     good = True
     for solver, theirs in ((Euler(), diffrax.Euler()), (Heun(), diffrax.Heun())):
         draw, arguments = drawing(solver, model, knots, n, size)
         params, _, x = arguments
 
         def velocity(t: Any, x: Any, params: Any) -> Any:
-            return model.velocity(params, x, jnp.broadcast_to(t, x.shape[:1]))
+            return model.raw(params, x, jnp.broadcast_to(t, x.shape[:1]))
 
         def solve(adjoint: Any) -> Any:
             def run(params: Any, x: Any) -> Any:
@@ -195,6 +195,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--rounds", type=int, default=15)
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds must be at least 2: quartiles are shown")
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"there is no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     parts = options.parts or list(PARTS)

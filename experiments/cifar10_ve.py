@@ -1,8 +1,9 @@
 """Score SDE's variance-exploding path on CIFAR-10 with DDPM's network: the VE column of score SDE's table 1.
 
-Song et al. 2011.13456, app. C and G: σ from 0.01 to 50, the loss weighted by σ² (which makes it ε's), t uniform,
-parameters averaged at 0.999; the rest is cifar10_ddpm's. Drawn by predictor-corrector with 1,000 steps of each, for
-which the paper reports FID 3.60 (reverse diffusion). This code has not been trained to the end here.
+Song et al. 2011.13456, app. C and G: σ from 0.01 to 50 for images in [0, 1], so twice that for ours in [−1, 1]; the
+loss weighted by σ² (which makes it ε's); parameters averaged at 0.999. The rest is cifar10_ddpm's, and t is uniform on
+[0, 1]: the paper trains on 1,000 noise levels, for 1.3 M steps. Drawn by predictor-corrector with 1,000 steps of each,
+for which the paper reports FID 3.60 (reverse diffusion). This code has not been trained to the end here.
 """
 
 from dataclasses import replace
@@ -20,7 +21,7 @@ from samplers.pc import PC
 from training.experiment import Checkpoints, Experiment
 from training.optimizer import Optimizer
 
-path = VE(sigma_min=0.01, sigma_max=50.0)
+path = VE(sigma_min=0.02, sigma_max=100.0)
 
 experiment = Experiment(
     data=TFDS(name="cifar10", flip=True),

@@ -35,7 +35,7 @@ PAPER = {
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     assert trained is not None
     distances = Distances(trained, scale)
-    for real in distances.of_test_images():
+    if (real := distances.of_test_images()) is not None:
         yield {"eta": "test images", "steps": 0} | real
     for eta, solver in SOLVERS.items():
         for steps, paper in zip(STEPS, PAPER[eta], strict=True):

@@ -69,10 +69,9 @@ class Distances:
         found: Row = {"frechet_pixels": frechet_distance(x, self.train)}
         return found | {"frechet_classifier": frechet_distance(x, self.train, self.judge.features)}
 
-    def of_test_images(self) -> Iterator[Row]:
-        """What real images of the test split are at, where there are enough of them."""
-        if self.enough_test_images:
-            yield self(self.test)
+    def of_test_images(self) -> Row | None:
+        """What real images of the test split are at; None where they are too few."""
+        return self(self.test) if self.enough_test_images else None
 
 
 class Reproduction(Protocol):

@@ -20,7 +20,9 @@ from jaxtyping import Float, Int
 from paths.grids import Knots
 
 F64 = np.ndarray
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)  # exact to rounding for steps of up to 10 nats of l
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(
+    16
+)  # exact to rounding for steps of up to 10 nats of l, where t(l) is smooth
 
 
 def half_log_snr(knots: Knots) -> Float[F64, "n"]:
@@ -51,7 +53,9 @@ def gauss_points(low: Float[F64, "*n"], high: Float[F64, "*n"]) -> Float[F64, "*
     return low[..., None] + 0.5 * (high - low)[..., None] * (NODES + 1.0)
 
 
-def looking_back(ell: Float[F64, "n_plus_1"], order: int) -> Iterator[tuple[Int[F64, " m"], Int[F64, "m k"]]]:
+def looking_back(
+    ell: Float[F64, "n_plus_1"], order: int
+) -> Iterator[tuple[Int[np.ndarray, " m"], Int[np.ndarray, "m k"]]]:
     """The steps that look back equally far, and the knots that each uses, newest first: at most `order`, all finite.
 
     Steps from l = −∞ are left out.

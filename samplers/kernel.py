@@ -20,7 +20,7 @@ from paths.grids import Knots
 from paths.path import Path
 from samplers.solver import Noise, NoiseOfStep, Samples, Solver
 
-AHEAD = 2**20  # normal numbers drawn before the scan at most: 4 MB
+AHEAD = 2**20  # normal numbers drawn before the scan at most: 4 MB in float32
 Rows = Mapping[str, np.ndarray]  # float64, one leading index a step
 Row = Mapping[str, Array]  # one of them, on the device
 
@@ -83,17 +83,18 @@ class Kernel(Solver):
             rows = {name: jnp.concatenate([rows[name], landing[name][None]]) for name in rows}
 
         count = len(next(iter(rows.values())))
-        # Within a scan, drawing a few numbers is a hundred tiny operations: where all fit, they are drawn before it.
+        # Drawing a few numbers within a scan is a hundred tiny operations: where all fit, the first noise of every step
+        # is drawn before it. The numbers are the same; what is done with them may be rounded differently.
         early = self.stochastic and count * x.size <= AHEAD
-        first = jax.vmap(lambda index: noise(index)())(jnp.arange(count)) if early else None
+        ahead = jax.vmap(lambda index: noise(index)())(jnp.arange(count)) if early else None
 
-        def body(carry: Any, step: tuple[Any, Any, Any]) -> tuple[Any, Any]:
-            row, index, first = step
+        def body(carry: Any, row_index_and_noise: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+            row, index, first = row_index_and_noise
             drawn = lambda j=0: noise(index)(j) if j or first is None else first  # noqa: E731
             carry = self.step(denoise, carry, row, drawn)
             return carry, carry["x"] if trajectory else None
 
-        carry, states = jax.lax.scan(body, carry, (rows, jnp.arange(count), first))
+        carry, states = jax.lax.scan(body, carry, (rows, jnp.arange(count), ahead))
         end, states = carry["x"], [x[None], states]
         if lands and landing is None:
             end = denoise(end, last)

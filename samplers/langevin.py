@@ -1,9 +1,13 @@
-"""Annealed Langevin dynamics, score SDE's corrector by itself (Song & Ermon 1907.05600, alg. 1; 2011.13456, alg. 4-5).
+"""Annealed Langevin dynamics, score SDE's corrector by itself (Song et al. 2011.13456, alg. 4-5, after 1907.05600).
 
-M steps at each knot, with s the score and r the signal-to-noise ratio:
+M steps at each knot but the first, with s the score and r the signal-to-noise ratio:
 
     (1)  x ← x + ε·s(x, t') + √(2ε)·z                                              2011.13456 alg. 4-5
     (2)  ε = 2a²·(r‖z‖/‖s‖)²,  a = α/α' of the move to t' (1 on VE, √(1−β) on VP)   2011.13456 alg. 4-5
+
+The paper's a is that of the next move; here a = 1 for a move from α = 0. At equilibrium a step relaxes a Gaussian by
+2r², and 4 such relaxations at least must pass while σ falls e-fold, or the chain is left behind by the noise levels:
+2r²·M·steps > 4·log(σ₀/σ_N).
 
 The public code takes ‖z‖ and ‖s‖ as means over the batch, so that a sample there depends on its neighbours. Here both
 are the sample's own. Steps that are not adjusted have a bias that no grid removes, and in a few dimensions ‖z‖/‖s‖ has
@@ -55,10 +59,7 @@ def _norm(x: Float[Array, "n *s"]) -> Float[Array, " n"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Langevin(Kernel):
-    """Annealed Langevin dynamics: M network calls a step, and no move between the knots but these.
-
-    A step relaxes a Gaussian of deviation σ by 2r²: r must be large enough for the chain to follow the knots.
-    """
+    """Annealed Langevin dynamics: M network calls a step, and no move between the knots but these."""
 
     corrector_steps: int = 1  # M
     snr: float = 0.16  # r of (2)

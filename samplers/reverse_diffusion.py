@@ -6,6 +6,8 @@ With a = α/α' and v = σ² − a²σ'² of the forward step x ← a·x' + √v
     (2)  x' = (2 − a)·x + ½v·s       the probability flow in the same steps                  eq. 47
     (3)  x' = (2 − a)·x + ½(1 + ν)v·s + √(νv)·z    both: ν = 1 is (1), ν = 0 is (2)
 
+2 − a stands for 1/a, so steps must be short in α. An error that (1) forgets, (2) carries to the end.
+
 On VP (1) is the paper's (2 − √(1−β))x + βs + √β·z, on VE x + (σ² − σ'²)s + √(σ² − σ'²)·z.
 """
 
@@ -37,6 +39,11 @@ class ReverseDiffusion(Multistep):
         return self.strength > 0
 
     def table(self, path: Path, knots: Knots) -> Table:
+        if self.strength < 1 and knots.alpha[0] == 0:
+            raise ValueError(
+                f"strength={self.strength} does not converge from α = 0 (t={knots.t[0]:g} on {path}), where no step is "
+                "short: start later (--grid uniform --grid.start 0.999), or take ddim or euler"
+            )
         a = knots.alpha[:-1] / knots.alpha[1:]
         variance = knots.sigma[:-1] ** 2
         v = np.maximum(variance - a**2 * knots.sigma[1:] ** 2, 0.0)

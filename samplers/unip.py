@@ -49,7 +49,7 @@ def weights(h: Float[F64, "n"], r: Float[F64, "n m"], variant: Variant, solved: 
 
 def lags(
     ell: Float[F64, "n_plus_1"], order: int
-) -> Iterator[tuple[Int[F64, " m"], Float[F64, " m"], Float[F64, "m p"]]]:
+) -> Iterator[tuple[Int[np.ndarray, " m"], Float[F64, " m"], Float[F64, "m p"]]]:
     """Steps that look back equally far, their h, and r_m of the knots behind."""
     for steps, used in looking_back(ell, order):
         h = ell[steps + 1] - ell[steps]

@@ -77,7 +77,7 @@ def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
     figure = Figure()
     score_sde_samplers.draw(rows, figure)
     assert [len(axes.get_legend_handles_labels()[1]) for axes in figure.axes] == [10, 10, 7]
-    assert len(list(score_sde_samplers.summary(rows))) == 1 + len(cells)
+    assert len(list(score_sde_samplers.summary(rows))) == 1 + len(rows)
 
 
 @pytest.mark.parametrize(

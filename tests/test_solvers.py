@@ -16,9 +16,10 @@ from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion, solve
 from samplers.edm import EDM
-from samplers.langevin import Langevin, langevin
+from samplers.langevin import Langevin, langevin, langevin_rows
 from samplers.pc import PC
 from samplers.plms import PLMS
+from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.reverse_sde import ReverseSDE
 from samplers.sampler import sample_keys
 from samplers.stochastic_heun import StochasticHeun
@@ -170,6 +171,8 @@ def test_impossible_cells_are_refused_with_the_reason():
                 draw(exact(path, "x0"), Diffusion(solver=solver, steps=10))
             alternative = type(solver)(diffusion="sigma")
             assert bool(jnp.all(jnp.isfinite(draw(exact(path, "x0"), Diffusion(solver=alternative, steps=10)))))
+        with pytest.raises(ValueError, match=r"strength=0.0 does not converge from α = 0 \(t=1 on"):
+            draw(exact(path, "x0"), Diffusion(solver=ReverseDiffusion(strength=0.0), steps=10))
     with pytest.raises(ValueError, match="takes more rows than steps and cannot be a predictor"):
         draw(exact(VP(), "x0"), Diffusion(solver=PC(predictor=PLMS()), steps=10))
     with pytest.raises(ValueError, match=r"t_end=0 must be below 1, and σ\(t_end\) above 0"):
@@ -211,17 +214,17 @@ def test_pc_improves_on_its_predictor_and_keeps_samples_apart():
     assert measure.split_difference(PC(), VP()) < 1e-9
 
 
-def test_langevin_relaxes_a_gaussian_by_two_r_squared_a_step_and_keeps_samples_apart():
-    """One step at α = σ = 1 with data at 0, so s = −x: the deviation d goes to √((1 − ε)²d² + 2ε) with ε = 2r²/d².
-
-    The chain alone then brings a Gaussian from σ = 50 to data.
-    """
-    row = {"t": jnp.asarray(0.5), "alpha": jnp.asarray(1.0), "sigma": jnp.asarray(1.0), "scale": jnp.asarray(1.0)}
-    x, z = 3.0 * jax.random.normal(jax.random.key(0), (4, 4096)), jax.random.normal(jax.random.key(1), (4, 4096))
-    moved = langevin(lambda x, t: jnp.zeros_like(x), x, row, [z], 0.5)
-    size = 2 * 0.5**2 / 9
-    expected = np.sqrt((1 - size) ** 2 * 9 + 2 * size)
-    assert float(moved.std()) == pytest.approx(expected, rel=0.02)
+def test_langevin_is_the_papers_step_follows_the_noise_levels_and_keeps_samples_apart():
+    """Algorithm 5's x + ε·s + √(2ε)·z by hand; alone it then brings a Gaussian from σ = 50 to data."""
+    knots = Uniform().knots(VP(), 10).noisy
+    row = {name: jnp.asarray(value[4]) for name, value in langevin_rows(knots).items()}
+    x, z = (np.asarray(jax.random.normal(jax.random.key(seed), (4, 6))) for seed in (0, 1))
+    moved = langevin(lambda x, t: 0.3 * x, jnp.asarray(x), row, [jnp.asarray(z)], 0.2)
+    alpha, sigma = knots.alpha[5], knots.sigma[5]
+    score = (alpha * 0.3 * x - x) / sigma**2
+    ratio = np.linalg.norm(z, axis=1, keepdims=True) / np.linalg.norm(score, axis=1, keepdims=True)
+    size = 2 * (knots.alpha[4] / alpha) ** 2 * (0.2 * ratio) ** 2
+    np.testing.assert_allclose(moved, x + size * score + np.sqrt(2 * size) * z, rtol=1e-4)
     target = Mixture(np.ones(1), np.zeros((1, 64)), np.full((1, 64), 0.5))
     x = measure.draw(Langevin(snr=0.2, corrector_steps=2), target, PATHS["ve"], 400, 300)
     np.testing.assert_allclose(x.std(0), 0.5, rtol=0.2)
@@ -232,11 +235,11 @@ def test_langevin_relaxes_a_gaussian_by_two_r_squared_a_step_and_keeps_samples_a
 
 
 def test_noise_drawn_ahead_of_the_scan_is_the_noise_of_the_step(monkeypatch):
-    """One and two noises a step: the same samples with the first drawn before the scan and with all drawn within."""
-    for solver in (DDPM(), solvers()["stochastic_heun"](), PC()):
+    """One and more noises a step: the same samples with the first drawn before the scan and with all drawn within."""
+    for solver in (DDPM(), PC(), Langevin(corrector_steps=2)):
         knots = UniformLogSNR().knots(VP(), 10)
         ends = []
-        for ahead in (2**20, 10 * KEYS.size * 2 - 1):
+        for ahead in (2**20, 0):
             monkeypatch.setattr(kernel, "AHEAD", ahead)
             with jax.enable_x64(True):
                 ends.append(jax.jit(lambda keys: solve(solver, PLANE.denoise(VP()), VP(), knots, keys, (2,)).x)(KEYS))  # noqa: B023
