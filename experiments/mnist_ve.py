@@ -1,7 +1,8 @@
 """Score SDE's variance-exploding path on MNIST (TFDS) with the residual MLP of mnist_mlp: half an hour on two cores.
 
-Song et al. 2011.13456 (VE, σ from 0.01 to the largest distance between two images) with EDM's face, times and Heun
-sampler (2206.00364).
+Song et al. 2011.13456 (VE, σ from 0.01 to about the largest distance between two images) with EDM's face, times and
+Heun sampler (2206.00364). Measured by `python train.py mnist_ve` (seed 0, 10,000 steps in 42 minutes on 2 CPU cores
+busy with other work, 2026-11-23): two-sample accuracy 0.576 (training split 0.525).
 """
 
 from dataclasses import replace
@@ -19,7 +20,7 @@ from samplers.edm import EDM
 from training.experiment import Checkpoints, Experiment
 from training.optimizer import Optimizer
 
-path = VE(sigma_max=30.0)
+path = VE(sigma_max=30.0)  # 30.1 between the two most distant of 1,000 images
 
 experiment = Experiment(
     data=TFDS(name="mnist"),

@@ -88,7 +88,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         yield cell("C", "none", calls, Langevin(snr=snr, corrector_steps=2), round(snr, 3))
 
 
-SIZE = (13, 4.6)
+SIZE = (13, 5.0)
 COLOURS = {"ancestral": "C0", "reverse diffusion": "C1", "probability flow": "C2", "none": "C3"}
 STYLES = {"P": "o-", "PC": "s--", "C": "v-", "ODE": "*"}
 TICKS = (50, 100, 200, 500, 1000, 2000)
@@ -128,7 +128,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [f"{v:g}" for v in levels])
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
-        axes.legend(fontsize=6.5)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
     panels[0].set(ylabel="distance to the training split")
 
 
