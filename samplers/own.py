@@ -172,7 +172,7 @@ class StepFunction(_Function, Kernel):
             row = {name: jnp.stack([number + 0.5, number]) for name in ("t", "alpha", "sigma")}
             return self.step(lambda x, t: counting(0, x), {"x": x}, row, lambda j=0: counting(1, x))
 
-        jax.eval_shape(once, jnp.zeros((2, 2)), jnp.asarray(0.4))
+        jax.eval_shape(once, jnp.zeros((3, 2)), jnp.asarray(0.4))  # points, as in `rehearse`
         return counts[0], counts[1]
 
     @property
