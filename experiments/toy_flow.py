@@ -7,7 +7,7 @@ On this path Euler's step is DDIM's.
 from dataclasses import replace
 
 from data.toys import TwoMoons
-from losses.denoising import Denoising
+from losses.flow_matching import FlowMatching
 from metrics.neighbours import TwoSampleAccuracy
 from models.denoiser import Denoiser
 from models.mlp import MLP
@@ -21,7 +21,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=TwoMoons(),
     model=Denoiser(net=MLP(width=128, depth=3), path=Rectified(), predicts="velocity"),
-    loss=Denoising(),
+    loss=FlowMatching(),
     sampler=Diffusion(solver=DDIM(eta=0.0), grid=Uniform(), steps=50),
     metrics=(TwoSampleAccuracy(samples=2000),),
     optimizer=Optimizer(learning_rate=1e-3, warmup=100, decay="cosine"),

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from models.model import Batch, Model, Variables
+from models.model import NULL_LABEL, Batch, Condition, Model, Variables
 
 
 class Objective(NamedTuple):
@@ -27,3 +29,17 @@ class Loss(ABC):
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
         """Args: key, this step's own; step, the number of steps already taken (for annealing)."""
+
+
+def class_condition(key: Key[Array, ""], batch: Batch, dropout: float) -> Condition:
+    """The batch's classes as a condition, a fraction of them replaced by "no class"; None where it has none."""
+    if "label" not in batch:
+        return None
+    label = batch["label"]
+    dropped = jax.random.bernoulli(key, dropout, label.shape)
+    return {"label": jnp.where(dropped, NULL_LABEL, label)}
+
+
+def mean_over_dims(value: Float[Array, "b *s"]) -> Float[Array, " b"]:
+    """One number an example, in float32."""
+    return jnp.mean(value.astype(jnp.float32), axis=tuple(range(1, value.ndim)))

@@ -4,6 +4,7 @@ uniform        t = u                                                     DDPM, 2
 discrete       t = ⌈u·T⌉/T                                               DDPM, 2006.11239 alg. 1
 logit_normal   t = sigmoid(m + s·Φ⁻¹(u))                                 SD3, 2403.03206 eq. 19
 log_normal     log(σ/α) = m + s·Φ⁻¹(u)                                   EDM, 2206.00364 table 1
+point          t = at                                                    distillation to one step, 2209.03003 §2.1
 
 independent      u_i ~ U(0, 1)
 low_discrepancy  u_i = (u₀ + i/B) mod 1, one uniform a batch             VDM, 2107.00630 app. I.1
@@ -84,3 +85,13 @@ class LogNormal(TimeDistribution):
     def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]:
         log_noise = self.mean + self.std * ndtri(jnp.clip(u, EDGE, 1.0 - EDGE))
         return path.time_of_log_snr(-2.0 * log_noise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point(TimeDistribution):
+    """One time alone: at 1, what a single Euler step from noise has to say."""
+
+    at: float = 1.0
+
+    def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]:
+        return jnp.full_like(u, self.at)

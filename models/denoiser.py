@@ -52,13 +52,26 @@ class Denoiser(Model):
     ) -> Float[Array, "b *s"]:
         """F, the network's own output at xₜ = x. Pass a `dropout` key while training, none otherwise."""
         row = self.face(t)
+        return self.network(variables, expand(row.c_in, x) * x, row.c_noise, condition, dropout)
+
+    def network(
+        self,
+        variables: Variables,
+        x: Float[Array, "b *s"],
+        noise: Float[Array, " b"],
+        condition: Condition,
+        dropout: Key[Array, ""] | None,
+        interval: Float[Array, " b"] | None = None,
+    ) -> Float[Array, "b *s"]:
+        """The net on what it takes: x scaled, the noise level as a number, and for a `Jump` how far it jumps."""
         output: Any = self.net.apply(
             {"params": variables["params"]},
-            expand(row.c_in, x) * x,
-            row.c_noise,
+            x,
+            noise,
             (condition or {}).get("label"),
             train=dropout is not None,
             rngs={"dropout": dropout} if dropout is not None else None,
+            **({} if interval is None else {"interval": interval}),
         )
         return output
 

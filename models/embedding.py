@@ -17,18 +17,27 @@ def sinusoidal(c: Float[Array, " b"], features: int, max_period: float = 1e4) ->
 
 
 class Conditioning(nn.Module):
-    """Noise level and class as one vector: Dense(silu(Dense(e(c)))) + a row of a table."""
+    """Noise level, class and length of a jump as one vector: Dense(silu(Dense(e(c)))), a row of a table, and a second
+    such embedding, summed."""
 
     features: int  # width of the result
     base: int  # width of the sinusoidal embedding
     num_classes: int = 0  # 0: unconditional. The table has one row more, for "no class".
 
     @nn.compact
-    def __call__(self, noise: Float[Array, " b"], label: Int[Array, " b"] | None = None) -> Float[Array, "b features"]:
+    def __call__(
+        self,
+        noise: Float[Array, " b"],
+        label: Int[Array, " b"] | None = None,
+        interval: Float[Array, " b"] | None = None,
+    ) -> Float[Array, "b features"]:
         hidden = nn.Dense(self.features, name="hidden")(sinusoidal(noise, self.base))
         out = nn.Dense(self.features, name="out")(nn.silu(hidden))
         if self.num_classes:
             index = jnp.full(noise.shape, self.num_classes) if label is None else label
             index = jnp.where(index < 0, self.num_classes, index)
             out = out + nn.Embed(self.num_classes + 1, self.features, name="label")(index)
+        if interval is not None:
+            hidden = nn.Dense(self.features, name="interval_hidden")(sinusoidal(interval, self.base))
+            out = out + nn.Dense(self.features, name="interval_out")(nn.silu(hidden))
         return out

@@ -53,9 +53,12 @@ class MLP(Net):
         noise: Float[Array, " b"],
         label: Int[Array, " b"] | None = None,
         train: bool = False,
+        interval: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b *s"]:
         size = math.prod(x.shape[1:])
-        c = nn.silu(Conditioning(CONDITIONING, CONDITIONING, self.num_classes, name="conditioning")(noise, label))
+        c = nn.silu(
+            Conditioning(CONDITIONING, CONDITIONING, self.num_classes, name="conditioning")(noise, label, interval)
+        )
         h = nn.Dense(self.width, dtype=self.dtype, name="in")(x.reshape(x.shape[0], size)).astype(jnp.float32)
         block = MLPBlock(self.width, self.expansion, self.dropout, self.dtype, parent=None)
         h, _ = Stack(block, self.depth, self.remat, name="blocks")(h, c, train=train)

@@ -45,5 +45,6 @@ class Net(nn.Module, ABC):
         noise: Float[Array, " b"],
         label: Int[Array, " b"] | None = None,
         train: bool = False,
+        interval: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b *s"]:
-        """F(c_in·xₜ, c_noise, label), in float32 and of x's shape."""
+        """F(c_in·xₜ, c_noise, label), in float32 and of x's shape. `interval`: see models/jump.py."""

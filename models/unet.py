@@ -94,10 +94,11 @@ class UNet(Net):
         noise: Float[Array, " b"],
         label: Int[Array, " b"] | None = None,
         train: bool = False,
+        interval: Float[Array, " b"] | None = None,
     ) -> Image:
         if min(x.shape[1:3]) < 8:
             raise ValueError(f"the U-Net takes images of at least 8x8, got {x.shape[1]}x{x.shape[2]}")
-        c = Conditioning(4 * self.width, self.width, self.num_classes, name="conditioning")(noise, label)
+        c = Conditioning(4 * self.width, self.width, self.num_classes, name="conditioning")(noise, label, interval)
 
         def run(h: jax.Array, channels: int, depth: int, heads: int, name: str) -> tuple[jax.Array, list[jax.Array]]:
             block = ResBlock(channels, heads, self.dropout, self.scale_shift, self.dtype, parent=None)

@@ -1,6 +1,5 @@
 """The driver of all solvers: x ← σ(t₀)·ε, then the solver from the first knot to the last."""
 
-import math
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -15,7 +14,7 @@ from paths.path import Path
 from samplers.ddim import DDIM
 from samplers.sampler import Sampler, noise_of_steps, normal_like
 from samplers.solver import Samples, Solver
-from samplers.transforms import Transform
+from samplers.transforms import Network, Transform
 
 PRIOR = 0x7FFFFFFF  # folded into a sample's key for its first noise; steps fold in 0, 1, 2, …
 
@@ -41,10 +40,10 @@ class Diffusion(Sampler):
         if not isinstance(model, Denoiser):
             raise TypeError(f"the diffusion sampler needs a Denoiser, got {type(model).__name__}")
 
-        def network(x: Float[Array, "n *s"], t: Float[Array, "..."]) -> Float[Array, "n *s"]:
-            return model.denoise(variables, x, jnp.broadcast_to(t, x.shape[:1]), condition)
-
-        denoise: Denoise = reduce(lambda inner, transform: transform(inner), self.transforms, network)
+        network = Network(model=model, variables=variables, condition=condition)
+        denoise: Denoise = network
+        for transform in self.transforms:
+            denoise = transform(denoise, network)
         knots = self.grid.knots(model.path, self.steps, model.t_max)
         samples = solve(self.solver, denoise, model.path, knots, keys, shape, trajectory)
         return samples if samples.nfe is None else samples._replace(nfe=samples.nfe * self._calls_of_one)
@@ -56,7 +55,7 @@ class Diffusion(Sampler):
     @property
     def _calls_of_one(self) -> int:
         """Network calls behind one x̂₀."""
-        return math.prod(transform.calls for transform in self.transforms)
+        return reduce(lambda inner, transform: transform.calls(inner), self.transforms, 1)
 
 
 def solve(
@@ -75,7 +74,11 @@ def solve(
       keys: one a sample; step i uses `fold_in(key, i)`.
       trajectory: also return every state; otherwise none is kept.
     """
-    start = jax.vmap(lambda key: jax.random.fold_in(key, PRIOR))(keys)
-    noise = normal_like(start, jnp.zeros((keys.shape[0], *shape)))
-    x = float(knots.sigma[0]) * noise
+    x = float(knots.sigma[0]) * first_noise(keys, shape)
     return solver.solve(denoise, path, knots, x, noise_of_steps(keys, x), trajectory)
+
+
+def first_noise(keys: Key[Array, " n"], shape: tuple[int, ...]) -> Float[Array, "n *shape"]:
+    """The ε that each sample starts from, from its key alone."""
+    start = jax.vmap(lambda key: jax.random.fold_in(key, PRIOR))(keys)
+    return normal_like(start, jnp.zeros((keys.shape[0], *shape)))

@@ -184,7 +184,7 @@ def test_discrete_grids_use_every_step_once_and_no_more():
 
 
 def test_independent_coupling_is_standard_normal(key):
-    noise = Independent().noise(key, jnp.zeros((4096, 3)))
+    noise = Independent().noise(key, {"x": jnp.zeros((4096, 3))})
     assert abs(float(noise.mean())) < 0.03
     assert abs(float(noise.std()) - 1) < 0.03
-    assert not np.array_equal(noise, Independent().noise(jax.random.key(1), jnp.zeros((4096, 3))))
+    assert not np.array_equal(noise, Independent().noise(jax.random.key(1), {"x": jnp.zeros((4096, 3))}))

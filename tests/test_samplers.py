@@ -13,7 +13,7 @@ from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion, solve
 from samplers.multistep import Multistep, Table
 from samplers.sampler import NoSampler, sample_keys
-from samplers.transforms import Clip
+from samplers.transforms import Clip, Network
 from tests.exact import PATHS, denoise, exact
 
 KEYS = sample_keys(jax.random.key(7), jnp.arange(64))
@@ -198,7 +198,8 @@ def test_stochastic_and_deterministic_samples_have_the_mixtures_moments():
 
 
 def test_clip_acts_on_the_estimate():
-    clipped = Clip(low=-0.5, high=0.5)(lambda x, t: x)
+    network = Network(model=exact(VP()), variables={}, condition=None)
+    clipped = Clip(low=-0.5, high=0.5)(lambda x, t: x, network)
     np.testing.assert_allclose(clipped(jnp.asarray([[-2.0, 0.3]]), 0.0), [[-0.5, 0.3]])
     sampler = Diffusion(steps=10, transforms=(Clip(low=-0.1, high=0.1),))
     assert sampler.network_calls() == 10

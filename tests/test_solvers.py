@@ -191,11 +191,10 @@ def test_calls_counted_are_calls_stated(name):
 
 def test_a_doubled_batch_counts_twice():
     class Doubled(Transform):
-        @property
-        def calls(self):
-            return 2
+        def calls(self, inner):
+            return 2 * inner
 
-        def __call__(self, denoise):
+        def __call__(self, denoise, network):
             return lambda x, t: jnp.split(denoise(jnp.concatenate([x, x]), t), 2)[0]
 
     sampler = Diffusion(solver=solvers()["heun"](), steps=5, transforms=(Doubled(),))
