@@ -26,7 +26,7 @@ def listing(names: list[str]) -> str:
 
 
 def main() -> None:
-    from reproductions.reproduction import load, names, trained
+    from reproductions.reproduction import load, made, names, trained
     from training.config import nearest
 
     parser = argparse.ArgumentParser(
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--scale", choices=("tiny", "small", "paper"), default="tiny")
     parser.add_argument("--run", type=Path, help="a finished run of the scale's experiment, to be measured as it is")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the picture and the table")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the pictures and the table")
     options = parser.parse_args()
     if options.list:
         print(listing(names()))
@@ -50,6 +50,7 @@ def main() -> None:
     if options.name not in names():
         raise UserError(f"there is no reproduction {options.name!r}{nearest(options.name, names())}")
 
+    from training.picture import save_frames
     from training.startup import start
 
     start()
@@ -60,7 +61,7 @@ def main() -> None:
     wanted = module.SCALES[options.scale]
     ready = None
     if wanted is None and options.run:
-        raise UserError(f"{options.name} trains nothing: its densities are exact, and --run has no use")
+        raise UserError(f"{options.name} takes no --run: its densities are exact, or it makes several runs of its own")
     if wanted is not None:
         ready = trained(options.run or made(wanted))
         print(f"run of {wanted}, step {ready.step}")
@@ -69,23 +70,13 @@ def main() -> None:
         rows.append(row)
         print("  ".join(f"{key} {show(value)}" for key, value in row.items()), flush=True)
     write(module, rows, options.out, options.name)
+    if hasattr(module, "animation"):
+        save_frames(module.animation(rows), options.out / f"{options.name}.gif")
     for line in module.summary(rows) if hasattr(module, "summary") else ():
         print(line)
     seconds = time.perf_counter() - began
     print(f"wrote {options.out / options.name}.png and .csv in {seconds:.0f} s")
     print(f"scale {options.scale}, {device()}, {date.today()}")
-
-
-def made(name: str) -> Path:
-    """The run of an experiment in runs/, trained to the end if it is not there yet."""
-    from training.cli import load_experiment
-    from training.loop import train
-
-    folder = Path("runs") / name
-    if not (folder / "summary.json").is_file():
-        print(f"training {name} in {folder}")
-        train(load_experiment(name), folder)
-    return folder
 
 
 def show(value: object) -> str:

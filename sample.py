@@ -19,6 +19,9 @@ USAGE = """Draws samples from RUN's averaged parameters and writes samples.png a
 RUN is a folder that train.py made; it may still be training. --sampler and --grid take a name (--sampler ddim), and
 their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sampler of one's own, and
 --list-samplers prints the built-in ones. --experiment FILE names the file of a run made from one of your own.
+
+--guidance 3, --weak RUN and --classifier RUN guide to a class; --inpaint MASK.png IMAGE.png, --deblur STD IMAGE.png and
+--super-resolve FACTOR IMAGE.png draw what agrees with a given image, which samples.png then shows first.
 """
 
 
@@ -33,6 +36,8 @@ def comment(owner: type, name: str) -> str:
 
 def options(sampler: Any) -> Any:
     """The flags of a run: those of every run, and the fields of its sampler, `solver` by the name of `sampler`."""
+    from training.edit import Edit
+
     common: list[tuple[str, Any, Any, str]] = [
         ("n", int, 64, "how many samples"),
         ("seed", int, 0, "sample i of a seed is the same whatever n and the batch size"),
@@ -41,10 +46,12 @@ def options(sampler: Any) -> Any:
         ("batch_size", int, 256, "samples drawn at once"),
         ("trajectory", bool, False, "also write every state from noise to data: trajectory.gif and trajectory.npz"),
     ]
-    hints = typing.get_type_hints(type(sampler))
-    for entry in dataclasses.fields(sampler):
-        name = "sampler" if entry.name == "solver" else entry.name
-        common.append((name, hints[entry.name], getattr(sampler, entry.name), comment(type(sampler), entry.name)))
+    for owner in (sampler, Edit()):
+        hints, taken = typing.get_type_hints(type(owner)), {name for name, *_ in common}
+        for entry in dataclasses.fields(owner):
+            name = "sampler" if entry.name == "solver" else entry.name
+            if name not in taken:  # a sampler that is not Diffusion may have a field of an edit's name
+                common.append((name, hints[entry.name], getattr(owner, entry.name), comment(type(owner), entry.name)))
     fields = [
         (name, Annotated[hint, tyro.conf.arg(help=text)] if text else hint, dataclasses.field(default=value))
         for name, hint, value, text in common
@@ -86,9 +93,10 @@ def main() -> None:
     from samplers import own
     from training.cli import load_module, parse, take
     from training.draw import Drawer
+    from training.edit import Edit, edited
     from training.mesh import Mesh
     from training.picture import picture, save_gif, save_png
-    from training.run import Run, default_condition, example_batch
+    from training.run import Run, example_batch
     from training.startup import start
     from training.step import named_key
 
@@ -110,20 +118,21 @@ def main() -> None:
     if not 0 <= chosen.seed < 2**31:
         raise UserError(f"--seed {chosen.seed} is not in [0, 2^31)")
     model = experiment.resolved_model()
-    classes = getattr(model, "num_classes", 0)
+    sampler = rebuilt(default, chosen)
+    own_fields = {entry.name for entry in dataclasses.fields(sampler)}
+    asked = Edit(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(Edit) if f.name not in own_fields})
+    edit = edited(asked, sampler, folder, experiment)
+    sampler, classes = edit.sampler, edit.classes
     if chosen.label is not None and not 0 <= chosen.label < classes:
         allowed = f"0 to {classes - 1}" if classes else "none: the model is not conditioned on a class"
         raise UserError(f"--label {chosen.label}: allowed is {allowed}")
 
     start()
-    sampler = rebuilt(default, chosen)
     if name:
-        own.rehearse(sampler.solver, name)
+        own.rehearse(getattr(sampler, "solver"), name)  # noqa: B009, only a sampler that has one gets here
     mesh = Mesh().build()  # all devices here: samples do not depend on how many
     variables, step = run.averaged(model, example_batch(experiment, 2), mesh)
-    condition = default_condition(model, chosen.n)
-    if chosen.label is not None:
-        condition = {"label": np.full((chosen.n,), chosen.label, np.int32)}
+    variables, condition = edit.variables(variables, mesh), edit.condition(model, chosen.n, chosen.label)
     draw = Drawer(model, sampler, experiment.data.shape, mesh, chosen.batch_size)
     began = time.perf_counter()
     try:
@@ -139,7 +148,8 @@ def main() -> None:
     np.savez(out / "samples.npz", **arrays)
     written = ["samples.npz"]
     try:
-        save_png(picture(x), out / "samples.png")
+        shown = x if edit.shown is None else np.concatenate([edit.shown, x])
+        save_png(picture(shown), out / "samples.png")
         written.insert(0, "samples.png")
     except ValueError as error:
         print(f"no picture: {error}")

@@ -74,6 +74,21 @@ class Dataset(ABC):
     def source(self, split: str) -> Source:
         """The records of `train` or `test`."""
 
+    @property
+    def runs(self) -> tuple[str, ...]:
+        """Folders of the runs that the records come from; none of them may be trained over."""
+        return ()
+
+    def zeros(self, size: int) -> Arrays:
+        """A batch of zeros shaped like those of `source("train")`: all that `eval_shape` looks at. Reads no records."""
+        batch: Arrays = {"x": np.zeros((size, *self.shape), np.float32)}
+        if self.num_classes:
+            batch["label"] = np.zeros((size,), np.int32)
+        return batch
+
+    def prepare(self) -> None:  # noqa: B027, most records are there to be read
+        """Makes the records where they are made and not read; called once before training."""
+
     def arrays(self, split: str, limit: int) -> Arrays:
         """The first `limit` records of a split, unaugmented, for metrics and pictures."""
         source = self.source(split)

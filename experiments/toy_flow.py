@@ -9,6 +9,7 @@ from dataclasses import replace
 from data.toys import TwoMoons
 from losses.flow_matching import FlowMatching
 from metrics.neighbours import TwoSampleAccuracy
+from metrics.straightness import Straightness
 from models.denoiser import Denoiser
 from models.mlp import MLP
 from paths.grids import Uniform
@@ -23,7 +24,7 @@ experiment = Experiment(
     model=Denoiser(net=MLP(width=128, depth=3), path=Rectified(), predicts="velocity"),
     loss=FlowMatching(),
     sampler=Diffusion(solver=DDIM(eta=0.0), grid=Uniform(), steps=50),
-    metrics=(TwoSampleAccuracy(samples=2000),),
+    metrics=(TwoSampleAccuracy(samples=2000), Straightness()),
     optimizer=Optimizer(learning_rate=1e-3, warmup=100, decay="cosine"),
     steps=4000,
     batch_size=512,

@@ -31,7 +31,7 @@ from metrics.metric import Evaluation
 from models.denoiser import Denoise
 from paths.grids import Grid, Knots, Uniform
 from samplers.sampler import noise_of_steps
-from samplers.transforms import Clip
+from samplers.transforms import Clip, Network
 
 Variance = Literal["beta_tilde", "beta"]
 
@@ -151,8 +151,8 @@ class VLB(OverExamples):
 
         def parts(variables: Any, batch: dict[str, Array], keys: Key[Array, " b"]) -> Any:
             condition, x0 = condition_of(model, batch), batch["x"]
-            network = lambda x, t: model.denoise(variables, x, jnp.broadcast_to(t, x.shape[:1]), condition)  # noqa: E731
-            denoise = Clip()(network) if self.clip else network
+            network = Network(model=model, variables=variables, condition=condition)
+            denoise = Clip()(network, network) if self.clip else network
             terms = vlb_terms(denoise, knots, x0, keys, width, self.variance)
             return terms.prior, jnp.sum(terms.steps, axis=0), terms.decoder
 

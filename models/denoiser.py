@@ -64,6 +64,7 @@ class Denoiser(Model):
         interval: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b *s"]:
         """The net on what it takes: x scaled, the noise level as a number, and for a `Jump` how far it jumps."""
+        only_jumps: Any = {} if interval is None else {"interval": interval}  # other nets need not know of it
         output: Any = self.net.apply(
             {"params": variables["params"]},
             x,
@@ -71,7 +72,7 @@ class Denoiser(Model):
             (condition or {}).get("label"),
             train=dropout is not None,
             rngs={"dropout": dropout} if dropout is not None else None,
-            **({} if interval is None else {"interval": interval}),
+            **only_jumps,
         )
         return output
 

@@ -10,6 +10,8 @@ LN has no scale or shift of its own. All blocks are one scan (models/stack.py). 
 what a CPU, too, is quick at.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,18 +51,21 @@ class DiTBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "b n f"], c: Float[Array, "b f"], train: bool = False) -> Float[Array, "b n f"]:
-        def dense(features: int, name: str) -> nn.Dense:
-            return nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)
+        def dense(features: int, name: str, y: Float[Array, "b n g"]) -> Float[Array, "tokens features"]:
+            # Tokens as rows of one matrix: the gradient of a kernel is then one product, not one over two axes, which
+            # XLA's CPU backend takes twice as long for.
+            layer = nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)
+            return layer(y.reshape(-1, y.shape[-1]))
 
         adaptive = nn.Dense(6 * self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="adaptive")
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(adaptive(c).astype(jnp.float32), 6, axis=-1)
-        qkv = dense(3 * self.width, "qkv")(modulated(h, shift1, scale1))
+        qkv = dense(3 * self.width, "qkv", modulated(h, shift1, scale1))
         q, k, v = jnp.split(qkv.reshape(*h.shape[:2], 3 * self.heads, -1), 3, axis=2)
-        y = dense(self.width, "attended")(jax.nn.dot_product_attention(q, k, v).reshape(h.shape))
+        y = dense(self.width, "attended", jax.nn.dot_product_attention(q, k, v).reshape(h.shape)).reshape(h.shape)
         h = h + gate1[:, None, :] * y.astype(jnp.float32)
-        y = nn.gelu(dense(self.expansion * self.width, "up")(modulated(h, shift2, scale2)), approximate=True)
+        y = nn.gelu(dense(self.expansion * self.width, "up", modulated(h, shift2, scale2)), approximate=True)
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        return h + gate2[:, None, :] * dense(self.width, "down")(y).astype(jnp.float32)
+        return h + gate2[:, None, :] * dense(self.width, "down", y).reshape(h.shape).astype(jnp.float32)
 
 
 class DiT(Net):
@@ -110,7 +115,7 @@ class DiT(Net):
 
 # The paper's sizes (2212.09748 table 1). With patches of 2 on its 32×32×4 latents and 1,000 classes they have 33, 130,
 # 458 and 675 million parameters.
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "S": {"width": 384, "depth": 12, "heads": 6},
     "B": {"width": 768, "depth": 12, "heads": 12},
     "L": {"width": 1024, "depth": 24, "heads": 16},

@@ -13,6 +13,7 @@ alone, so that given the class it is still N(0, I), which is what the sampler wi
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -116,8 +117,8 @@ def _labels(batch: Batch) -> Int[Array, " b"]:
     return batch["label"] if "label" in batch else jnp.zeros(batch["x"].shape[0], jnp.int32)
 
 
-def _assign(cost: Float[np.ndarray, "b b"], label: Int[np.ndarray, " b"]) -> Int[np.ndarray, " b"]:
-    """The cheapest assignment within each class: row i of the data takes noise `result[i]`."""
+def _assign(cost: Any, label: Any) -> Int[np.ndarray, " b"]:
+    """The cheapest assignment within each class, of host arrays: row i of the data takes noise `result[i]`."""
     from scipy.optimize import linear_sum_assignment
 
     cost, label = np.asarray(cost), np.asarray(label)

@@ -1,7 +1,8 @@
 """What a reproduction is: rows that are measured, and a figure drawn from the rows alone.
 
-A module of this folder holds `SCALES` (scale → name of the experiment it trains, or None where the density is exact),
-`rows(scale, trained)` and `draw(rows, figure)`. Its docstring's first line is what `--list` prints.
+A module of this folder holds `SCALES` (scale → name of the experiment it trains, or None where the density is exact or
+`rows` makes several runs of its own by `made`), `rows(scale, trained)` and `draw(rows, figure)`, and where it moves
+`animation(rows)`, its frames. Its docstring's first line is what `--list` prints.
 """
 
 import importlib
@@ -9,7 +10,7 @@ import math
 import pkgutil
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -22,8 +23,10 @@ from metrics.classifier import NAME, classifier
 from metrics.frechet import frechet_distance
 from models.model import Model, Variables
 from samplers.sampler import Sampler
+from training.cli import load_experiment
 from training.draw import Drawer, Drawn
 from training.experiment import Experiment
+from training.loop import train
 from training.mesh import Mesh
 from training.run import Run, default_condition, example_batch
 from training.step import named_key
@@ -40,11 +43,14 @@ class Trained:
     variables: Variables
     step: int
 
-    def draw(self, sampler: Sampler, n: int) -> tuple[Drawn, float]:
-        """n samples, and the seconds it took without compiling."""
+    def draw(
+        self, sampler: Sampler, n: int, condition: Any = None, trajectory: bool = False, variables: Any = None
+    ) -> tuple[Drawn, float]:
+        """n samples, and the seconds it took without compiling. By default all classes in turn."""
         drawer = Drawer(self.model, sampler, self.experiment.data.shape, Mesh().build(), batch_size=500)
         began = time.perf_counter()
-        drawn = drawer(self.variables, named_key(0, "sample"), n, default_condition(self.model, n))
+        condition = default_condition(self.model, n) if condition is None else condition
+        drawn = drawer(variables or self.variables, named_key(0, "sample"), n, condition, trajectory)
         return drawn, time.perf_counter() - began - drawer.compile_seconds
 
 
@@ -91,6 +97,15 @@ def names() -> list[str]:
 def load(name: str) -> Any:
     """The module of that name, a `Reproduction`."""
     return importlib.import_module(f"reproductions.{name}")
+
+
+def made(name: str, folder: Path | None = None, **changes: Any) -> Path:
+    """The run of an experiment with these fields changed, in `folder` (runs/NAME); trained to the end if it is not."""
+    folder = folder or Path("runs") / name
+    if not (folder / "summary.json").is_file():
+        print(f"training {name} in {folder}", flush=True)
+        train(replace(load_experiment(name), **changes), folder)
+    return folder
 
 
 def trained(folder: Path) -> Trained:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from models.denoiser import Denoiser
+from models.dit import PRESETS, DiT, DiTBlock, positions
 from models.embedding import sinusoidal
 from models.mlp import MLP, MLPBlock
 from models.stack import Stack, checkpointed
@@ -28,6 +29,7 @@ def count(params) -> int:
 
 NETS = {
     "mlp": (MLP(width=16, depth=3, num_classes=4, dropout=0.3), (8, 8, 1)),
+    "dit": (DiT(width=16, depth=3, heads=2, patch=4, num_classes=4, dropout=0.3), (8, 8, 1)),
     "unet": (UNet(width=8, multipliers=(1, 2), blocks=3, attention=(8,), num_classes=4, dropout=0.3), (8, 8, 1)),
 }
 
@@ -204,3 +206,54 @@ def test_latest_time_follows_face_and_path():
     assert Denoiser(net=net, path=VP(), predicts="eps").t_max == 1.0
     assert Denoiser(net=net, path=Rectified(), predicts="velocity").t_max == 1.0
     assert Denoiser(net=net, path=Cosine(), predicts="eps").t_max == pytest.approx(0.999, abs=1e-3)
+
+
+@pytest.mark.parametrize(("preset", "millions"), [("S", 33), ("B", 130), ("L", 458), ("XL", 675)])
+def test_dit_has_the_papers_parameters(preset, millions):
+    """2212.09748 table 1: patches of 2 on 32x32x4 latents, 1,000 classes."""
+    net = DiT(**PRESETS[preset], patch=2, num_classes=1000)
+    x, t, label = jnp.zeros((1, 32, 32, 4)), jnp.zeros(1), jnp.zeros(1, jnp.int32)
+    assert round(count(jax.eval_shape(net.init, jax.random.key(0), x, t, label)["params"]) / 1e6) == millions
+
+
+def test_dit_blocks_in_a_scan_equal_a_loop(key):
+    h, c = jax.random.normal(key, (3, 4, 16)), jax.random.normal(key, (3, 16))
+    block = DiTBlock(16, 2, 4, 0.0, None, parent=None)
+    stack = Stack(block, 3)
+    params = perturbed(stack.init(key, h, c)["params"])
+    last, _ = stack.apply({"params": params}, h, c)
+    for i in range(3):
+        h = block.apply({"params": jax.tree.map(lambda leaf: leaf[i], params["blocks"])}, h, c)  # noqa: B023
+    np.testing.assert_allclose(last, h, atol=1e-5)
+
+
+def test_dit_puts_patches_back_where_they_were():
+    """Each patch says the bias of the last layer: rows of a patch, then columns, then channels."""
+    net = DiT(width=16, depth=1, heads=2, patch=2)
+    x, t = jnp.zeros((1, 4, 6, 3)), jnp.zeros(1)
+    params = net.init(jax.random.key(0), x, t)["params"]
+    params["out"]["bias"] = jnp.arange(12.0)
+    out = net.apply({"params": params}, x, t)
+    np.testing.assert_array_equal(out[0], np.tile(np.arange(12.0).reshape(2, 2, 3), (2, 3, 1)))
+    # A pixel moves the answer through its own patch: the sheet of tokens is read in the order it is written.
+    params = perturbed(params)
+    gradient = jax.jacobian(lambda x: net.apply({"params": params}, x, t)[0, 0, 0, 0])(x)
+    assert np.abs(gradient).min() > 0  # attention reaches every patch
+
+
+def test_dit_tells_positions_apart():
+    table = positions(3, 5, 16)
+    assert table.shape == (15, 16)
+    assert len(np.unique(table.round(6), axis=0)) == 15
+
+
+@pytest.mark.parametrize(
+    ("net", "shape", "message"),
+    [
+        (DiT(width=16, depth=1, heads=2, patch=3), (8, 8, 1), "sides 3 divides, not 8x8"),
+        (DiT(width=16, depth=1, heads=3, patch=2), (8, 8, 1), "divisible by 4 and by its heads"),
+    ],
+)
+def test_dit_refuses_what_it_cannot_cut(net, shape, message):
+    with pytest.raises(ValueError, match=message):
+        net.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))

@@ -84,7 +84,7 @@ def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
     ("arguments", "message"),
     [
         (("ddim_table",), "there is no reproduction 'ddim_table'; did you mean ddim_table1"),
-        (("heat_ode", "--run", "runs/x"), "heat_ode trains nothing"),
+        (("heat_ode", "--run", "runs/x"), "heat_ode takes no --run"),
         (("ddim_table1", "--run", "nowhere"), "nowhere holds no run"),
     ],
 )

@@ -39,16 +39,22 @@ class Drawer:
     _compiled: dict[Any, Any] = field(default_factory=dict)
 
     def __call__(
-        self, variables: Variables, key: jax.Array, n: int, condition: Any = None, trajectory: bool = False
+        self,
+        variables: Variables,
+        key: jax.Array,
+        n: int,
+        condition: Any = None,
+        trajectory: bool = False,
+        first: int = 0,
     ) -> Drawn:
-        """Draws n samples, as host arrays. `condition` is a dict of arrays [n]."""
+        """Draws samples `first` … `first` + n − 1, as host arrays. `condition` is a dict of arrays [n, …]."""
         # Equal batches, the last padded: one compilation, and a whole number of samples on every device.
         size = min(self.batch_size, n)
         size += -size % self.mesh.size
         parts = []
         for start in range(0, n, size):
-            indices = jnp.arange(start, start + size)
-            within = jnp.minimum(indices, n - 1)
+            within = jnp.minimum(jnp.arange(start, start + size), n - 1)
+            indices = first + jnp.arange(start, start + size)
             part = jax.tree.map(lambda leaf: leaf[within], condition)  # noqa: B023
             split = by_batch(self.mesh)
             arguments = (variables, key, jax.device_put(indices, split), jax.device_put(part, split))

@@ -42,6 +42,8 @@ class Experiment:
     batch_size: int  # of one step, over all devices and accumulated parts
     accumulate: int = 1  # parts a batch is split into, their gradients averaged
     ema: float = 0.999  # decay of the averaged parameters, min(ema, (1+n)/(10+n)) at step n
+    initial: str = ""  # a finished run whose averaged parameters this one starts from
+    teacher: str = ""  # a finished run whose averaged parameters go to the model's own teacher
     seed: int = 0  # decides initial parameters, data order and all noise
     precision: Literal["float32", "bfloat16"] = "float32"  # compute dtype of nets that do not set their own
     remat: Literal["none", "full", "dots"] = "none"  # checkpointing of nets that do not set their own

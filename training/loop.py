@@ -1,7 +1,8 @@
 """One training loop for every experiment.
 
-read the experiment → eval_shape the step and the sampler (a wrong setting fails here) → restore or initialise → for
-each batch: dispatch step n, log step n−1 → save state and data position together → finish with summary.json.
+read the experiment → eval_shape the step and the sampler (a wrong setting fails here) → restore or initialise → make
+the records that are made and not read → for each batch: dispatch step n, log step n−1 → save state and data position
+together → finish with summary.json.
 """
 
 import math
@@ -20,6 +21,7 @@ from models.model import Model, Variables
 from training.checkpoint import Store
 from training.errors import Stopped
 from training.experiment import Experiment
+from training.handover import check_folder
 from training.log import Log
 from training.mesh import put_batch
 from training.picture import picture, save_png
@@ -40,6 +42,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     began = time.perf_counter()
     plan = Plan(experiment)
     run = Run(folder)
+    check_folder(experiment, folder)
     run.open(experiment, restart)
     store = Store(folder, experiment.checkpoints)
     restored = store.restore(plan.state_like)
@@ -56,6 +59,8 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     elif first:
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
 
+    if first < experiment.steps:
+        experiment.data.prepare()
     log = Log(folder, first, experiment.steps, experiment.log_every)
     seconds = lambda: progress["seconds"] + time.perf_counter() - began  # noqa: E731
     saved = first if restored else None

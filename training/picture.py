@@ -2,7 +2,9 @@
 
 import io
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -24,15 +26,17 @@ def picture(
       ValueError: neither.
     """
     if x.ndim == 4 and x.shape[-1] in (1, 3):
-        return _grid(to_uint8(x))
+        return grid(x)
     if x.ndim == 2 and x.shape[1] == 2:
         return _scatter(x, limit, title)
     raise ValueError(f"no picture is known for samples of shape {x.shape[1:]}")
 
 
-def _grid(images: np.ndarray) -> np.ndarray:
+def grid(x: Float[np.ndarray, "n h w c"], columns: int = 0) -> UInt8[np.ndarray, "height width 3"]:
+    """Images as a sheet of so many columns, by default about as many as rows."""
+    images = to_uint8(x)
     count, height, width, channels = images.shape
-    columns = math.ceil(math.sqrt(count))
+    columns = columns or math.ceil(math.sqrt(count))
     rows = math.ceil(count / columns)
     gap = max(1, height // 16)
     sheet = np.full((rows * (height + gap) + gap, columns * (width + gap) + gap, channels), 96, np.uint8)
@@ -46,7 +50,6 @@ def _grid(images: np.ndarray) -> np.ndarray:
 
 
 def _scatter(points: np.ndarray, limit: float | None, title: str | None) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(5, 5), dpi=120, layout="constrained")
@@ -55,6 +58,13 @@ def _scatter(points: np.ndarray, limit: float | None, title: str | None) -> np.n
     axes.set(aspect="equal", xlabel="$x_1$", ylabel="$x_2$", title=title or f"{len(points)} samples")
     if limit is not None:
         axes.set(xlim=(-limit, limit), ylim=(-limit, limit))
+    return figure_pixels(figure)
+
+
+def figure_pixels(figure: Any) -> UInt8[np.ndarray, "height width 3"]:
+    """A matplotlib figure as it would be printed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     buffer = io.BytesIO()
     FigureCanvasAgg(figure).print_png(buffer)
     return np.asarray(Image.open(buffer).convert("RGB"))
@@ -80,6 +90,11 @@ def save_gif(trajectory: Float[np.ndarray, "states n *s"], path: Path) -> None:
         # Noise on a path that is not variance-preserving is scaled to the range that a picture has.
         state = trajectory[i] if limit else trajectory[i] / max(1.0, float(trajectory[i].std()))
         frames.append(Image.fromarray(picture(state, limit, f"state {i} of {last}")))
+    save_frames(frames, path)
+
+
+def save_frames(frames: Sequence[Image.Image], path: Path) -> None:
+    """Pictures as an animation that rests on the last."""
     path.parent.mkdir(parents=True, exist_ok=True)
     times = [80] * (len(frames) - 1) + [2000]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=times, loop=0, optimize=True)

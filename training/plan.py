@@ -10,6 +10,7 @@ from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment
+from training.handover import Handover
 from training.mesh import by_batch, replicated
 from training.run import abstract, default_condition, example_batch
 from training.state import TrainState, initial_state
@@ -56,6 +57,7 @@ class Plan:
             shapes = jax.eval_shape(self._initial, batch)
             jax.eval_shape(step, shapes, batch)
             self._check_sampler(shapes)
+            self.handover = Handover.of(experiment, self.model, shapes)
             for metric in experiment.metrics:
                 metric.check(experiment.data)
         except (ValueError, TypeError, ArithmeticError, StopIteration) as error:
@@ -66,7 +68,8 @@ class Plan:
             step, donate_argnums=0, in_shardings=(whole, self.batch_sharding), out_shardings=(whole, whole)
         )
         # Two examples are enough for shapes, and the compiled init does not depend on the batch size.
-        self.initial = lambda: jax.jit(self._initial, out_shardings=whole)(example_batch(experiment, 2))
+        fresh = jax.jit(self._initial, out_shardings=whole)
+        self.initial = lambda: self.handover.into(fresh(example_batch(experiment, 2)), self.mesh)
         self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
 
     def _initial(self, batch: dict[str, Any]) -> TrainState:
@@ -81,7 +84,8 @@ class Plan:
         sampler = self.experiment.sampler
         if not isinstance(sampler, NoSampler):
             variables = {"params": shapes.average, "state": shapes.model}
-            draw = lambda v, keys: sampler(self.model, v, keys, None, self.experiment.data.shape)  # noqa: E731
+            condition, shape = default_condition(self.model, 2), self.experiment.data.shape
+            draw = lambda v, keys: sampler(self.model, v, keys, condition, shape)  # noqa: E731
             jax.eval_shape(draw, variables, jax.random.split(jax.random.key(0), 2))
 
     def samples(self, state: TrainState, n: int) -> np.ndarray:

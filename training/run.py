@@ -1,6 +1,7 @@
 """A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`.
 
 `evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`.
+`pairs/` holds what a run of reflow has had this one draw (training/reflow.py).
 """
 
 import json
@@ -24,7 +25,7 @@ from training.step import named_key
 
 CONTENTS = (
     *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples"),
-    *("summary.json", "evaluation.json"),
+    *("summary.json", "evaluation.json", "pairs"),
 )
 
 
@@ -47,8 +48,8 @@ class Run:
             )
         if restart:
             for name in CONTENTS:
-                path = self.folder / name
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+                old = self.folder / name
+                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             config.save(experiment, path)
@@ -147,13 +148,10 @@ def abstract(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
 
 def example_batch(experiment: Experiment, size: int) -> dict[str, np.ndarray]:
     """A batch of zeros shaped like the data: all that `init` and `eval_shape` look at. Reads no records."""
-    batch: dict[str, np.ndarray] = {"x": np.zeros((size, *experiment.data.shape), np.float32)}
-    if experiment.data.num_classes:
-        batch["label"] = np.zeros((size,), np.int32)
-    return batch
+    return experiment.data.zeros(size)
 
 
-def default_condition(model: Model, n: int) -> dict[str, jax.Array] | None:
-    """Classes 0, 1, 2, … in turn for a class-conditional model; nothing for another."""
+def default_condition(model: Model, n: int, first: int = 0) -> dict[str, jax.Array] | None:
+    """Classes in turn for samples `first` … `first` + n − 1 of a class-conditional model; nothing for another."""
     classes = getattr(model, "num_classes", 0)
-    return {"label": jnp.arange(n, dtype=jnp.int32) % classes} if classes else None
+    return {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else None

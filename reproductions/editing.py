@@ -1,0 +1,96 @@
+"""Inpainting, deblurring and super-resolution of held-out images by one unconditional or class-conditional flow.
+
+Replacement: DDNM's range–null step (2212.00490 eq. 13); reconstruction: ΠGDM (Song et al., ICLR 2023). The network was
+trained on none of these tasks. The residual is the root mean square of y − A·x over what was measured; the error, that
+of x against the image y was made from. No class is told.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from data.pixels import to_uint8
+from models.model import NULL_LABEL
+from paths.grids import Uniform
+from reproductions.reproduction import Row, Trained
+from samplers.ddim import DDIM
+from samplers.diffusion import Diffusion
+from samplers.inpainting import Reconstruction, Replacement
+from samplers.operators import Blur, Downsample, Mask, Operator
+from samplers.transforms import Transform
+
+SCALES = {"tiny": "digits_flow", "small": "mnist_flow", "paper": "cifar10_flow"}
+IMAGES = 12
+TASKS: dict[str, Operator] = {
+    "inpainting": Mask(),
+    "deblurring": Blur(std=1.0),
+    "super-resolution": Downsample(factor=2),
+}
+SIZE = (12, 10)
+_pictures: dict[tuple[str, str], np.ndarray] = {}
+
+
+def conditions(task: str, x: np.ndarray) -> dict[str, Any]:
+    """What is known of each image; for inpainting, all but a square in the middle."""
+    n, height, width, _ = x.shape
+    condition: dict[str, Any] = {}
+    if task == "inpainting":
+        mask = np.ones((n, height, width, 1), np.float32)
+        mask[:, height // 4 : -height // 4, width // 4 : -width // 4] = 0.0
+        condition["mask"] = jnp.asarray(mask)
+    linear = TASKS[task].bind(condition)
+    return condition | {"known": linear.apply(jnp.asarray(x))}
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    assert trained is not None
+    x = trained.experiment.data.arrays("test", 100)["x"]
+    for task, operator in TASKS.items():
+        condition = conditions(task, x)
+        linear = operator.bind(condition)
+        _pictures[task, "known"] = np.asarray(condition["known"])[:IMAGES]
+        if trained.model.num_classes:  # pyright: ignore[reportAttributeAccessIssue]
+            condition["label"] = jnp.full(len(x), NULL_LABEL)
+        methods: dict[str, Transform] = {
+            "replacement": Replacement(operator=operator),
+            "reconstruction": Reconstruction(operator=operator),
+        }
+        for method, transform in methods.items():
+            sampler = Diffusion(solver=DDIM(), grid=Uniform(), steps=100, transforms=(transform,))
+            made = trained.draw(sampler, len(x), condition)[0].x
+            _pictures[task, method] = made[:IMAGES]
+            residual = np.asarray(condition["known"] - linear.apply(jnp.asarray(made)))
+            error = float(np.sqrt(np.mean((made - x) ** 2)))
+            yield {
+                "task": task,
+                "method": method,
+                "residual": float(np.sqrt(np.mean(residual**2))),
+                "largest_residual": float(np.abs(residual).max()),
+                "error": error,
+            }
+    _pictures["all", "original"] = x[:IMAGES]
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    strips = [("original", _pictures["all", "original"])]
+    for task in TASKS:
+        strips.append((f"{task}: given", _pictures[task, "known"]))
+        for method in ("replacement", "reconstruction"):
+            row = next(row for row in rows if (row["task"], row["method"]) == (task, method))
+            strips.append((f"{method}\nerror {row['error']:.2f}", _pictures[task, method]))
+    for line, (title, images) in zip(figure.subplots(len(strips), IMAGES), strips, strict=True):
+        for axes, image in zip(line, to_uint8(images), strict=True):
+            axes.imshow(image.repeat(3, axis=-1) if image.shape[-1] == 1 else image)
+            axes.set_xticks([])
+            axes.set_yticks([])
+        line[0].set_ylabel(title, rotation=0, ha="right", va="center", fontsize=8)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    yield f"{'':34}{'residual':>12}{'largest':>12}{'error':>12}"
+    for row in rows:
+        numbers = (row["residual"], row["largest_residual"], row["error"])
+        yield f"{row['task'] + ', ' + row['method']:34}" + "".join(f"{value:12.2g}" for value in numbers)

@@ -1,0 +1,90 @@
+"""Classifier-free guidance: what the samples' classes gain and their diversity loses as the scale rises (2207.12598).
+
+Samples of a class-conditional flow, all classes in turn. Class accuracy: how often a classifier that was trained on
+real images (metrics/classifier.py; its own accuracy on held-out ones is printed) reads the class that was asked for.
+Diversity: mean distance between two samples of one class, in raw pixels, beside real images' own.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from metrics.classifier import classifier
+from metrics.frechet import frechet_distance
+from metrics.metric import flat
+from metrics.neighbours import squared_distances
+from paths.grids import Uniform
+from reproductions.reproduction import Row, Trained
+from samplers.diffusion import Diffusion
+from samplers.guidance import ClassifierFree
+from samplers.heun import Heun
+from training.picture import grid
+
+SCALES = {"tiny": "digits_flow", "small": "mnist_flow", "paper": "cifar10_dit"}
+WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+SAMPLES = 2000
+SHOWN = (0.0, 1.0, 3.0, 6.0)  # scales of the rows of pictures
+SIZE = (13, 7)
+_pictures: dict[float, np.ndarray] = {}  # ten samples a scale, for the figure
+
+
+def sampler(scale: float) -> Diffusion:
+    return Diffusion(solver=Heun(), grid=Uniform(), steps=20, transforms=(ClassifierFree(scale=scale),))
+
+
+def diversity(x: np.ndarray, label: np.ndarray) -> float:
+    """Mean distance of two different examples of one class, over classes."""
+    means = []
+    for value in np.unique(label):
+        part = flat(x[label == value])
+        distances = np.sqrt(squared_distances(part, part))
+        means.append(distances.sum() / (len(part) * (len(part) - 1)))
+    return float(np.mean(means))
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    assert trained is not None
+    data = trained.experiment.data
+    judge = classifier(data)
+    train, test = data.arrays("train", 60_000), data.arrays("test", 2000)
+    real = diversity(test["x"], test["label"])
+    yield {"guidance": "test images", "class_accuracy": judge.accuracy, "diversity": real}
+    asked = np.arange(SAMPLES) % data.num_classes
+    for weight in WEIGHTS:
+        x = trained.draw(sampler(weight), SAMPLES)[0].x
+        _pictures[weight] = x[: 2 * data.num_classes]
+        right = float(np.mean(judge.mlp.predict(flat(x)) == asked))
+        distance = frechet_distance(x, train["x"], judge.features)
+        row: Row = {"guidance": weight, "class_accuracy": right, "diversity": diversity(x, asked)}
+        yield row | {"frechet_classifier": distance, "samples": SAMPLES}
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    real, cells = rows[0], rows[1:]
+    parts: Any = figure.subfigures(2, 1, height_ratios=(1.3, 1))
+    top, bottom = parts
+    titles = {
+        "class_accuracy": "read as the class asked for",
+        "diversity": "distance within a class, raw pixels",
+        "frechet_classifier": "Fréchet distance, classifier features",
+    }
+    for axes, (column, title) in zip(top.subplots(1, 3), titles.items(), strict=True):
+        axes.plot([row["guidance"] for row in cells], [row[column] for row in cells], "o-", ms=4)
+        if column in real:
+            axes.axhline(real[column], color="grey", ls=":", lw=1, label="held-out images")
+            axes.legend(fontsize=8)
+        axes.set(xlabel="guidance scale (1: none)", title=title)
+        axes.grid(True, alpha=0.3)
+    for axes, weight in zip(bottom.subplots(1, len(SHOWN)), SHOWN, strict=True):
+        axes.imshow(grid(_pictures[weight], columns=5))
+        axes.set(title=f"scale {weight:g}")
+        axes.axis("off")
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    yield f"{'guidance':>12}{'accuracy':>12}{'diversity':>12}{'Fréchet':>12}"
+    for row in rows:
+        numbers = [row.get(c) for c in ("class_accuracy", "diversity", "frechet_classifier")]
+        yield f"{row['guidance']!s:>12}" + "".join(f"{'–' if v is None else format(v, '.3f'):>12}" for v in numbers)
