@@ -28,7 +28,7 @@ from training.step import make_train_step
 
 BATCH = 64
 DIT = {"width": 192, "depth": 4, "heads": 6, "patch": 4, "num_classes": 10}  # mnist_flow's
-UNET = {"width": 41, "multipliers": (1, 2, 2), "blocks": 2, "attention": (14,), "num_classes": 10}
+UNET = {"width": 40, "multipliers": (1, 2, 2), "blocks": 2, "attention": (14,), "num_classes": 10}
 
 
 def training_step(net: Net, dtype: str) -> tuple[Timed, int]:

@@ -18,7 +18,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=TFDS(name="mnist"),
     model=Jump(net=DiT(width=192, depth=4, heads=6, patch=4, num_classes=10), path=Rectified(), predicts="velocity"),
-    loss=MeanFlow(label_dropout=0.1),
+    loss=MeanFlow(),
     sampler=Jumps(steps=1),
     metrics=(TwoSampleAccuracy(), NearestTrainDistance()),
     optimizer=Optimizer(learning_rate=1e-3, warmup=200, decay="cosine"),

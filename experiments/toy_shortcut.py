@@ -1,6 +1,6 @@
 """A shortcut model on a 2-D toy density: one jump of 2d is two jumps of d (two moons; --data others).
 
-Frans et al. 2410.12557: one network for 1, 2, 4, … 128 steps, bootstrapped from flow matching while it trains.
+Frans et al. 2410.12557: one network for 1, 2, 4, … 64 steps, bootstrapped from flow matching while it trains.
 """
 
 from dataclasses import replace

@@ -1,10 +1,12 @@
 """Consistency models: two neighbouring points of one trajectory have one end (2303.01469; improved, 2310.14189).
 
-    (1)  f(x, t) = J(x, t, 0), the jump onto data (models/jump.py, eq. 4);  f(x, t_min) = x by its form
-    (2)  L = w·d(f(xₜ, t), sg[f(x_s, s)])/D over neighbours t > s of a grid of N(k) intervals
+    (1)  f(x, t) = J(x, t, 0), the jump onto data (models/jump.py, eq. 4);  f(x, t_min) = x up to O(σ(t_min)) by the
+         form of its face: c_skip → 1 and c_out → 0, for all faces but x0, which is refused: f = 0 would be at rest
+    (2)  L = w·d(f(xₜ, t), sg[f(x_s, s)])/√D over neighbours t > s of a grid of N(k) intervals
     (3)  training:      x_s = α_s·x₀ + σ_s·ε with the x₀ and ε of xₜ               2303.01469 eq. 10, theorem 2
     (4)  distillation:  x_s one Heun step of the teacher's ODE from xₜ             2303.01469 eq. 6-7
     (5)  d = √(‖·‖² + c²) − c,  c = 0.00054·√D, pseudo-Huber                       2310.14189 eq. 7
+         (both terms of the root grow with D, so d/√D does not depend on it)
     (6)  N(k) = min(N₀·2^⌊k/K'⌋, N₁), K' = ⌊K/(log₂(N₁/N₀) + 1)⌋;  w = 1/(t − s)   2310.14189 eq. 8 and table 1
 
 The grid is even in the path's own t between t_min and t_max, and its intervals are drawn evenly: on a path whose t is
@@ -33,7 +35,6 @@ class Consistency(Loss):
     last: int = 160  # N₁, intervals in the end
     doubling: int = 1000  # K', steps between doublings
     huber: float = 0.00054  # c over √D
-    label_dropout: float = 0.0  # fraction of labels replaced by "no class"
 
     def __post_init__(self) -> None:
         if not 2 <= self.first <= self.last or self.doubling < 1 or self.huber <= 0:
@@ -53,7 +54,11 @@ class Consistency(Loss):
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
         if not isinstance(model, Jump):
-            raise ValueError(f"consistency models are Jumps (--model jump), got {type(model).__name__}")
+            raise ValueError(f"consistency models are Jumps, got {type(model).__name__}")
+        if model.predicts == "x0":
+            raise ValueError(
+                "a consistency model is the identity at t_min: let it predict velocity, v, edm or eps, not x0"
+            )
         interval_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
         x0, path = batch["x"], model.path
         first, length = path.t_min, model.t_max - path.t_min
@@ -62,7 +67,7 @@ class Consistency(Loss):
         s, t = first + length * index / n, first + length * (index + 1.0) / n
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         xt = expand(path.alpha(t), x0) * x0 + expand(path.sigma(t), x0) * eps
-        condition = class_condition(label_key, batch, self.label_dropout)
+        condition = class_condition(label_key, batch, 0.0)
         zero = jnp.zeros_like(t)
         xs = self.earlier(model, variables, x0, eps, xt, t, s, condition)
         # The same dropout on both sides, so that what differs is the point alone.
@@ -94,6 +99,11 @@ class ConsistencyDistillation(Consistency):
     ) -> Float[Array, "b *s"]:
         if model.teacher is None or model.teacher.path != model.path:
             raise ValueError("consistency distillation needs model.teacher, on the model's own path, and --teacher RUN")
+        if model.teacher.t_max < model.t_max:
+            raise ValueError(
+                f"the teacher predicts {model.teacher.predicts} and cannot be asked above t={model.teacher.t_max:.4f}, "
+                f"where the model begins, t={model.t_max:g}: distil into a model of the same face"
+            )
         held = {"params": variables["state"]["teacher"], "state": {}}
         return heun_step(model.teacher, held, xt, t, s, c)
 

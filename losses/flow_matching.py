@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, mean_over_dims
+from losses.loss import Loss, Objective, class_condition, mean_over_dims, told
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes
 from models.denoiser import Denoiser, expand
@@ -43,7 +43,7 @@ class FlowMatching(Loss):
         time_key, noise_key, label_key, dropout_key, spread_key = jax.random.split(key, 5)
         x0 = batch["x"]
         t = self.times(time_key, x0.shape[0], model.path)
-        eps = self.coupling.noise(noise_key, batch)
+        eps = self.coupling.noise(noise_key, told(model, batch))
         if self.spread:
             t = jnp.clip(t, EDGE, 1.0 - EDGE)
         xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps

@@ -40,6 +40,13 @@ def class_condition(key: Key[Array, ""], batch: Batch, dropout: float) -> Condit
     return {"label": jnp.where(dropped, NULL_LABEL, label)}
 
 
+def told(model: Model, batch: Batch) -> Batch:
+    """The batch as far as the model is told of it: without labels, where it is not conditioned on classes."""
+    if getattr(model, "num_classes", 0):
+        return batch
+    return {name: value for name, value in batch.items() if name != "label"}
+
+
 def mean_over_dims(value: Float[Array, "b *s"]) -> Float[Array, " b"]:
     """One number an example, in float32."""
     return jnp.mean(value.astype(jnp.float32), axis=tuple(range(1, value.ndim)))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, mean_over_dims
+from losses.loss import Loss, Objective, class_condition, mean_over_dims, told
 from losses.times import LogitNormal, TimeDistribution
 from models.denoiser import expand
 from models.jump import Jump
@@ -52,7 +52,6 @@ class MeanFlow(Loss):
     instantaneous: float = 0.5  # fraction of the batch with s = t
     power: float = 1.0  # p of the adaptive weight; 0 is the plain square
     offset: float = 1e-3  # c of the adaptive weight
-    label_dropout: float = 0.0  # fraction of labels replaced by "no class"
 
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
@@ -62,10 +61,10 @@ class MeanFlow(Loss):
         x0 = batch["x"]
         t, s = two_times(time_key, self.times, model, x0.shape[0])
         s = jnp.where(jax.random.bernoulli(same_key, self.instantaneous, t.shape), t, s)
-        eps = self.coupling.noise(noise_key, batch)
+        eps = self.coupling.noise(noise_key, told(model, batch))
         xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
         v = model.target(x0, eps, t)
-        condition = class_condition(label_key, batch, self.label_dropout)
+        condition = class_condition(label_key, batch, 0.0)
 
         def mean_velocity(x: Float[Array, "b *s"], t: Float[Array, " b"]) -> Float[Array, "b *s"]:
             return model.raw(variables, x, t, condition, dropout_key, s)

@@ -1,12 +1,12 @@
 """Shortcut models: a jump of 2d equals two jumps of d (2410.12557).
 
-    (1)  x_{t−d} = xₜ − d·U(xₜ, t, t−d),  U the mean velocity (models/jump.py, eq. 2);  d ∈ {1/N, 2/N, …, 1/2}
+    (1)  x_{t−d} = xₜ − d·U(xₜ, t, t−d),  U the mean velocity (models/jump.py, eq. 2);  2d ∈ {2/N, 4/N, …, 1}
     (2)  U(xₜ, t, t−2d) ← sg[½·U(xₜ, t, t−d) + ½·U(x_{t−d}, t−d, t−2d)]       eq. 4-5, self-consistency
     (3)  U(xₜ, t, t) ← ε − x₀                                                flow matching on the rest of the batch
 
-The smallest jumps are bootstrapped from (3): at d = 1/N both terms of (2) are read at d = 0. As in the paper, a quarter
-of the batch is given to (2), and t lies on the grid of its d. The paper's targets are an averaged network's; here they
-are the network's own, without gradient.
+The smallest jumps, of 2/N, are bootstrapped from (3): both terms of (2) are then read at d = 0. As in the paper, a
+quarter of the batch is given to (2), and t lies on the grid of its d. The paper's targets are an averaged network's;
+here they are the network's own, without gradient.
 """
 
 from dataclasses import dataclass, field
@@ -27,10 +27,9 @@ from models.model import Batch, Model, Variables
 class Shortcut(Loss):
     """Eq. (2) on a fraction of the batch, (3) on the rest."""
 
-    levels: int = 7  # log₂ N: the smallest jump is 1/N of the path
+    levels: int = 7  # log₂ N: jumps of 2/N, 4/N, … 1 of the path are learnt
     bootstrapped: float = 0.25  # fraction of the batch that (2) is given
     times: TimeDistribution = field(default_factory=UniformTimes)  # of (3)
-    label_dropout: float = 0.0  # fraction of labels replaced by "no class"
 
     def __post_init__(self) -> None:
         if self.levels < 1 or not 0 < self.bootstrapped < 1:
@@ -52,7 +51,7 @@ class Shortcut(Loss):
         d = jnp.where(consistent, 0.5 * whole, 0.0)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
-        condition = class_condition(label_key, batch, self.label_dropout)
+        condition = class_condition(label_key, batch, 0.0)
         # Half of the smallest jump has never been trained: there the velocity itself stands in.
         asked = jnp.where(k == 0, 0.0, d)
         frozen = jax.lax.stop_gradient(variables["params"])

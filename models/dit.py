@@ -51,7 +51,7 @@ class DiTBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "b n f"], c: Float[Array, "b f"], train: bool = False) -> Float[Array, "b n f"]:
-        def dense(features: int, name: str, y: Float[Array, "b n g"]) -> Float[Array, "tokens features"]:
+        def dense(features: int, name: str, y: Float[Array, "*b g"]) -> Float[Array, "tokens features"]:
             # Tokens as rows of one matrix: the gradient of a kernel is then one product, not one over two axes, which
             # XLA's CPU backend takes twice as long for.
             layer = nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)

@@ -1,10 +1,10 @@
 """A network that jumps along the probability-flow ODE, from any time t to any earlier time s, in one call.
 
-    (1)  x_s ≈ J(xₜ, t, s) = α_s·x̂₀ + σ_s/σₜ·(xₜ − αₜ·x̂₀),   x̂₀ = c_skip·xₜ + c_out·F(xₜ, t, s)
+    (1)  x_s ≈ J(xₜ, t, s) = α_s·x̂₀ + σ_s/σₜ·(xₜ − αₜ·x̂₀),   x̂₀ = c_skip·xₜ + c_out·F(xₜ, t, s),  σ_0 = 0
     (2)  on the rectified path with the velocity face (1) is xₜ − (t − s)·F: F is the mean velocity from s to t,
          F = 1/(t−s)·∫ₛᵗ u(x_τ, τ) dτ                                        MeanFlow, 2505.13447 eq. 3
     (3)  J(x, t, t) = x for every F, and F(x, t, t) is an ordinary `Denoiser`'s output at t
-    (4)  J(x, t, 0) = x̂₀: a consistency function, 2303.01469 eq. 3-5
+    (4)  J(x, t, 0) = x̂₀: a consistency function, 2303.01469 eq. 3-5; s = 0 is clean data on every path
 
 (1) is the form of consistency trajectory models (2310.02279 eq. 9), here on every path. MeanFlow and shortcut models
 learn all (t, s); consistency models s = 0 alone, and know nothing of other jumps.
@@ -53,7 +53,9 @@ class Jump(Denoiser):
         row = self.face(t)
         scale = 1.0 if self.predicts == "edm" else SLOWER
         noise = scale * row.c_noise
-        interval = jnp.zeros_like(noise) if s is None else noise - scale * self.face(s).c_noise
+        # Never below t_min: EDM's c_noise is the logarithm of a noise that may be 0 at s = 0.
+        interval = noise if s is None else scale * self.face(jnp.maximum(s, self.path.t_min)).c_noise
+        interval = noise - interval
         return self.network(variables, expand(row.c_in, x) * x, noise, condition, dropout, interval)
 
     def data(
@@ -77,7 +79,7 @@ class Jump(Denoiser):
         s: Float[Array, " b"],
         condition: Condition = None,
     ) -> Float[Array, "b *s"]:
-        """J(x, t, s), t > s."""
+        """J(x, t, s), t > s ≥ 0."""
         x0 = self.data(variables, x, t, s, condition)
-        ratio = self.path.sigma(s) / self.path.sigma(t)
+        ratio = jnp.where(s > 0.0, self.path.sigma(s), 0.0) / self.path.sigma(t)
         return expand(self.path.alpha(s) - ratio * self.path.alpha(t), x) * x0 + expand(ratio, x) * x

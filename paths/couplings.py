@@ -7,7 +7,9 @@
     (4)  pairs          the batch brings the ε that a teacher made x₀ from: reflow, 2209.03003 eq. 2
 
 (2) and (3) never pair across classes where the batch has labels: each class's noise is divided among its own examples
-alone, so that given the class it is still N(0, I), which is what the sampler will start from.
+alone, so that given the class it is still N(0, I), which is what the sampler will start from. Losses hand the labels on
+only where the model is told them too. Under all but (1) the regressed velocity is a flow's, but x̂₀ and the score are
+not those of xₜ's density: no guidance by gradients and no stochastic solver is right with them.
 """
 
 from abc import ABC, abstractmethod
@@ -70,7 +72,8 @@ class Sinkhorn(Coupling):
         noise_key, choice_key = jax.random.split(key)
         x0 = batch["x"]
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        plan = self.log_plan(squared_distances(x0, eps), same_class(_labels(batch)))
+        label = _labels(batch)
+        plan = self.log_plan(squared_distances(x0, eps), label[:, None] == label[None, :])
         return eps[jax.random.categorical(choice_key, plan, axis=1)]
 
     def log_plan(self, cost: Float[Array, "b b"], allowed: Bool[Array, "b b"]) -> Float[Array, "b b"]:
@@ -105,11 +108,6 @@ def squared_distances(x: Float[Array, "b *s"], y: Float[Array, "c *s"]) -> Float
     x, y = (side.reshape(side.shape[0], -1).astype(jnp.float32) for side in (x, y))
     product = jnp.matmul(x, y.T, precision=jax.lax.Precision.HIGHEST)
     return jnp.maximum(jnp.sum(x**2, 1)[:, None] + jnp.sum(y**2, 1)[None, :] - 2.0 * product, 0.0)
-
-
-def same_class(label: Int[Array, " b"]) -> Bool[Array, "b b"]:
-    """Which examples may be given each other's noise."""
-    return label[:, None] == label[None, :]
 
 
 def _labels(batch: Batch) -> Int[Array, " b"]:

@@ -22,7 +22,7 @@ from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask, Operator
 from samplers.transforms import Transform
 
-SCALES = {"tiny": "digits_flow", "small": "mnist_flow", "paper": "cifar10_flow"}
+SCALES = {"tiny": "digits_flow", "small": "mnist_flow", "paper": "cifar10_dit"}
 IMAGES = 12
 TASKS: dict[str, Operator] = {
     "inpainting": Mask(),

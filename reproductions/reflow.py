@@ -44,7 +44,7 @@ def run(density: str, seed: int, model: str) -> Path:
     folder = Path("runs") / "reflow" / f"{density}_{seed}_{model}"
     data: Any = DENSITIES[density]
     if model == "reflow":
-        data = replace(load_experiment("toy_reflow").data, teacher=str(run(density, seed, "flow")))
+        data = replace(load_experiment("toy_reflow").data, teacher=str(run(density, seed, "flow")), seed=seed)
     return made(f"toy_{model}", folder, data=data, seed=seed)
 
 

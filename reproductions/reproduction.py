@@ -25,6 +25,7 @@ from models.model import Model, Variables
 from samplers.sampler import Sampler
 from training.cli import load_experiment
 from training.draw import Drawer, Drawn
+from training.errors import UserError
 from training.experiment import Experiment
 from training.loop import train
 from training.mesh import Mesh
@@ -101,10 +102,14 @@ def load(name: str) -> Any:
 
 def made(name: str, folder: Path | None = None, **changes: Any) -> Path:
     """The run of an experiment with these fields changed, in `folder` (runs/NAME); trained to the end if it is not."""
-    folder = folder or Path("runs") / name
+    folder, experiment = folder or Path("runs") / name, replace(load_experiment(name), **changes)
     if not (folder / "summary.json").is_file():
         print(f"training {name} in {folder}", flush=True)
-        train(replace(load_experiment(name), **changes), folder)
+        train(experiment, folder)
+    elif Run(folder).experiment() != experiment:
+        raise UserError(
+            f"{folder} holds a run with other settings than {name}'s of today; move it away, or name it by --run"
+        )
     return folder
 
 

@@ -5,7 +5,8 @@
     (3)  r² = σ²/(α² + σ²), the posterior variance of unit-variance data              ΠGDM, §3.2
 
 (2) is the score of y under x₀ | xₜ ~ N(x̂₀, r²I), taken to x̂₀ by σ²/α (samplers/classifier_guidance.py); for data
-N(0, I) it is exact. (1) holds y exactly and knows of no noise. Both read y from `condition["known"]` [n, …].
+N(0, I) it is exact. (1) holds y exactly, but for what A⁺ leaves out of a blur, and knows of no noise. Both read y from
+`condition["known"]` [n, …].
 """
 
 from dataclasses import dataclass

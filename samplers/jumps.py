@@ -44,22 +44,20 @@ class Jumps(Sampler):
         knots = self.grid.knots(model.path, self.steps, model.t_max)
         x = float(knots.sigma[0]) * first_noise(keys, shape)
         noise = noise_of_steps(keys, x)
-        clean = np.append(knots.t[1:-1], 0.0)  # where each jump ends: the last on data, whatever σ(0) is
+        scale = jnp.asarray(np.stack([knots.alpha[1:], knots.sigma[1:]], axis=1), x.dtype)
+        t = jnp.asarray(knots.t, x.dtype)
 
         def body(x: Any, row: tuple[Any, Any, Any, Any]) -> tuple[Any, Any]:
-            t, s, scales, index = row
+            t, s, (alpha, sigma), index = row
             t, s = (jnp.broadcast_to(time, x.shape[:1]) for time in (t, s))
             if self.renoise:
-                x0 = model.data(variables, x, t, jnp.zeros_like(s), condition)
-                x = scales[0] * x0 + scales[1] * noise(index)()
+                x0 = model.jump(variables, x, t, jnp.zeros_like(s), condition)
+                x = alpha * x0 + sigma * noise(index)()
             else:
-                x0 = model.data(variables, x, t, s, condition)
-                x = scales[0] * x0 + scales[1] / model.path.sigma(t[0]) * (x - model.path.alpha(t[0]) * x0)
+                x = model.jump(variables, x, t, s, condition)
             return x, x if trajectory else None
 
-        ends = np.stack([knots.alpha[1:], knots.sigma[1:]], axis=1)
-        begin, until, scales = (jnp.asarray(value, x.dtype) for value in (knots.t[:-1], clean, ends))
-        end, states = jax.lax.scan(body, x, (begin, until, scales, jnp.arange(self.steps)))
+        end, states = jax.lax.scan(body, x, (t[:-1], t[1:], scale, jnp.arange(self.steps)))
         return Samples(end, jnp.concatenate([x[None], states]) if trajectory else None)
 
     def network_calls(self) -> int:

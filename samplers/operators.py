@@ -48,7 +48,7 @@ class Linear(ABC):
         """A⁺y."""
 
     def consistent(self, x: Float[Array, "n *s"], y: Float[Array, "n *m"]) -> Float[Array, "n *s"]:
-        """x + A⁺(y − Ax): the sample nearest to x whose measurement is y."""
+        """x + A⁺(y − Ax): the sample nearest to x whose measurement is y, as far as A⁺ reaches."""
         return x + self.pseudo_inverse(y - self.apply(x))
 
 

@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from experiments import digits_ddpm
+from experiments import digits_ddpm, digits_flow
 from models.denoiser import Denoiser
 from models.mlp import MLP
+from models.model import NULL_LABEL
+from paths.couplings import MinibatchOT
 from paths.schedules import VP, Cosine, Rectified
 from samplers.catalogue import command_name, solvers
 from samplers.diffusion import Diffusion
@@ -24,6 +26,7 @@ from tests.test_guidance import sample_py, trained
 from training.config import decode, encode
 from training.draw import Drawer
 from training.edit import Edit, edited
+from training.errors import UserError
 from training.mesh import Mesh
 
 N, H, W = 3, 6, 4
@@ -252,6 +255,26 @@ def test_flags_are_put_in_the_order_that_is_meant(run):
     again = edited(Edit(guidance=3.0), made(Edit(guidance=2.0)).sampler, run / "run", experiment)
     assert again.sampler.transforms == (ClassifierFree(scale=3.0), Clip())  # in place of the run's own
     assert made(Edit()).sampler is experiment.sampler
+
+
+def test_an_image_is_of_no_class_until_one_is_named(run):
+    tiny = digits_flow.tiny
+    files = (run / "mask.png", run / "image.png")
+    edit = edited(Edit(inpaint=files), tiny.sampler, run / "run", tiny)
+    assert (edit.condition(tiny.model, 3, None)["label"] == NULL_LABEL).all()
+    assert (edit.condition(tiny.model, 3, 7)["label"] == 7).all()
+    without = replace(tiny, loss=replace(tiny.loss, label_dropout=0.0))
+    edit = edited(Edit(inpaint=files), tiny.sampler, run / "run", without)
+    np.testing.assert_array_equal(edit.condition(tiny.model, 3, None)["label"], [0, 1, 2])
+
+
+def test_a_flow_of_coupled_noise_is_not_guided_by_gradients(run):
+    tiny = digits_flow.tiny
+    coupled = replace(tiny, loss=replace(tiny.loss, coupling=MinibatchOT()))
+    files = (run / "mask.png", run / "image.png")
+    with pytest.raises(UserError, match="was trained on noise coupled to data"):
+        edited(Edit(inpaint=files, method="reconstruction"), tiny.sampler, run / "run", coupled)
+    assert edited(Edit(inpaint=files), tiny.sampler, run / "run", coupled).given
 
 
 def test_sample_edits(run, tmp_path):

@@ -99,6 +99,7 @@ def test_shortcut_is_at_rest_at_the_exact_mean_velocity():
     assert float(jnp.median(off)) > 1e4 * float(jnp.median(at_rest))
     rest, error = slope(Shortcut(bootstrapped=1e-7), 0.0)  # and flow matching on the rest
     assert abs(rest) < 4 * error
+    assert slope(Shortcut(bootstrapped=1e-7), 0.2)[0] > 8 * error
 
 
 def test_consistency_distillation_is_at_rest_with_an_exact_teacher():
@@ -132,6 +133,25 @@ def test_distillation_wants_a_teacher_on_the_same_path():
     other = ExactDenoiser(net=NET, path=VP(), predicts="x0")
     with pytest.raises(ValueError, match="on the model's own path"):
         ConsistencyDistillation()(model(teacher=other), variables(), jax.random.key(0), data(4), STEP)
+
+
+def test_what_has_no_end_or_no_start_is_refused():
+    """x̂₀ = F may be any constant, which is at rest; an eps teacher says nothing at t = 1."""
+    collapsing = Jump(net=NET, path=Rectified(), predicts="x0")
+    with pytest.raises(ValueError, match="is the identity at t_min"):
+        ConsistencyTraining()(collapsing, variables(), jax.random.key(0), data(4), STEP)
+    blind = Denoiser(net=NET, path=Rectified(), predicts="eps")
+    with pytest.raises(ValueError, match="the teacher predicts eps and cannot be asked above"):
+        ConsistencyDistillation()(model(teacher=blind), variables(), jax.random.key(0), data(4), STEP)
+
+
+@pytest.mark.parametrize("predicts", ["velocity", "v", "edm"])
+def test_onto_data_every_face_is_finite(predicts):
+    jump = Jump(net=NET, path=Cosine(), predicts=predicts)
+    x = jax.random.normal(jax.random.key(0), (8, 2))
+    params = {"params": perturbed(jump.init(jax.random.key(1), {"x": x})["params"]), "state": {}}
+    t, zero = jnp.linspace(0.1, 0.9, 8), jnp.zeros(8)
+    assert bool(jnp.isfinite(jump.jump(params, x, t, zero)).all())
 
 
 @pytest.mark.parametrize("loss", [MeanFlow(), Shortcut()], ids=["meanflow", "shortcut"])

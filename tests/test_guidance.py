@@ -371,6 +371,12 @@ def test_sample_guides(runs, tmp_path):
         ("free", ("--guidance", "3", "--label", "10"), "--label 10: allowed is 0 to 9"),
         ("free", ("--guidance", "3", "--guidance-rescale", "2"), "guidance rescale=2 is not in [0, 1]"),
         ("free", ("--guidance-interval", "0.1", "0.5"), "are settings of --guidance SCALE"),
+        (
+            "free",
+            ("--weak", "{labelled}", "--guidance-rescale", "0.5"),
+            "--guidance-rescale is a setting of --guidance",
+        ),
+        ("free", ("--image-noise", "0.5"), "--image-noise is a setting of --method reconstruction"),
         ("free", ("--weak-scale", "3"), "--weak-scale is a setting of --weak RUN"),
         ("free", ("--weak", "nowhere"), "nowhere holds no run"),
         ("free", ("--classifier", "{plain}"), "is a run of Denoiser, where one of NoisyClassifier is needed"),

@@ -235,10 +235,20 @@ def test_dit_puts_patches_back_where_they_were():
     params["out"]["bias"] = jnp.arange(12.0)
     out = net.apply({"params": params}, x, t)
     np.testing.assert_array_equal(out[0], np.tile(np.arange(12.0).reshape(2, 2, 3), (2, 3, 1)))
-    # A pixel moves the answer through its own patch: the sheet of tokens is read in the order it is written.
-    params = perturbed(params)
-    gradient = jax.jacobian(lambda x: net.apply({"params": params}, x, t)[0, 0, 0, 0])(x)
-    assert np.abs(gradient).min() > 0  # attention reaches every patch
+
+
+def test_dit_reads_patches_in_the_order_it_writes_them():
+    """With attention shut off, a pixel of the answer depends on its own patch alone."""
+    net = DiT(width=16, depth=1, heads=2, patch=2)
+    x, t = jax.random.normal(jax.random.key(1), (1, 4, 6, 1)), jnp.zeros(1)
+    params = perturbed(net.init(jax.random.key(0), x, t)["params"])
+    own = np.zeros((4, 6), bool)
+    own[2:4, 4:6] = True
+    moved = lambda p: np.abs(jax.grad(lambda x: net.apply({"params": p}, x, t)[0, 3, 4, 0])(x))[0, :, :, 0]  # noqa: E731
+    assert (moved(params) > 0).all()  # attention reaches every patch
+    shut = params["blocks"]["blocks"]["attended"]
+    shut["kernel"], shut["bias"] = jnp.zeros_like(shut["kernel"]), jnp.zeros_like(shut["bias"])
+    np.testing.assert_array_equal(moved(params) > 0, own)
 
 
 def test_dit_tells_positions_apart():

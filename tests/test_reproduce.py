@@ -7,16 +7,41 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.digits_flow import tiny as flow
 from experiments.digits_ve import tiny as digits
-from reproductions import ddim_table1, heat_ode, score_sde_samplers
+from reproductions import (
+    ddim_table1,
+    editing,
+    few_steps,
+    guidance_sweep,
+    heat_ode,
+    reflow,
+    score_sde_samplers,
+)
 from reproductions.reproduction import Trained, load, names
 from tests.test_scripts import finish
 from training.cli import experiment_names
 from training.run import example_batch
 
 
+def untrained(experiment):
+    model = experiment.resolved_model()
+    variables = model.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(experiment, 2)))
+    return Trained(experiment, model, variables, 0)
+
+
 def test_every_entry_is_whole():
-    assert set(names()) >= {"ddim_table1", "score_sde_samplers", "heat_ode", "error_vs_nfe", "sde_forward_backward"}
+    assert set(names()) >= {
+        "reflow",
+        "few_steps",
+        "guidance_sweep",
+        "editing",
+        "ddim_table1",
+        "score_sde_samplers",
+        "heat_ode",
+        "error_vs_nfe",
+        "sde_forward_backward",
+    }
     for name in names():
         module = load(name)
         assert "tiny" in module.SCALES
@@ -63,10 +88,8 @@ def test_table_1_is_drawn_and_summed_up_from_its_rows():
 
 def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
     """All cells in few steps, by a network that has learnt nothing: x̂₀ = c_skip·x."""
-    model = digits.resolved_model()
-    variables = model.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(digits, 2)))
     monkeypatch.setitem(score_sde_samplers.CALLS, "tiny", (10,))
-    rows = list(score_sde_samplers.rows("tiny", Trained(digits, model, variables, 0)))
+    rows = list(score_sde_samplers.rows("tiny", untrained(digits)))
     cells = [row for row in rows if row["sampler"] != "test images"]
     assert len(cells) == 1 + 3 + 4 + 1
     assert all(np.isfinite([row["frechet_pixels"], row["frechet_classifier"]]).all() for row in rows)
@@ -98,3 +121,58 @@ def test_the_list():
     code, out, _ = finish("reproduce.py", "--list")
     assert code == 0
     assert "DDIM's table 1" in out
+
+
+def test_the_guidance_sweep_is_measured_and_drawn(monkeypatch):
+    monkeypatch.setattr(guidance_sweep, "WEIGHTS", (0.0, 1.0, 3.0, 6.0))
+    monkeypatch.setattr(guidance_sweep, "SAMPLES", 100)
+    rows = list(guidance_sweep.rows("tiny", untrained(flow)))
+    assert rows[0]["class_accuracy"] >= 0.97  # of the classifier that judges, on held-out digits
+    assert [row["guidance"] for row in rows[1:]] == [0.0, 1.0, 3.0, 6.0]
+    # A network that has learnt nothing says the same of every class.
+    assert all(0.0 <= row["class_accuracy"] < 0.4 for row in rows[1:])
+    figure = Figure()
+    guidance_sweep.draw(rows, figure)
+    assert len(list(guidance_sweep.summary(rows))) == 1 + len(rows)
+
+
+def test_diversity_is_the_mean_distance_within_a_class():
+    x = np.asarray([[0.0], [1.0], [3.0], [10.0], [14.0]])
+    assert guidance_sweep.diversity(x, np.asarray([0, 0, 0, 1, 1])) == pytest.approx((2.0 + 4.0) / 2)
+
+
+def test_edited_images_keep_what_was_measured():
+    rows = list(editing.rows("tiny", untrained(flow)))
+    cell = {(row["task"], row["method"]): row for row in rows}
+    assert cell["inpainting", "replacement"]["largest_residual"] == 0.0
+    assert cell["super-resolution", "replacement"]["largest_residual"] < 1e-5
+    for task in ("inpainting", "super-resolution"):
+        assert cell[task, "reconstruction"]["residual"] < 0.05
+    figure = Figure()
+    editing.draw(rows, figure)
+    assert len(figure.axes) == 10 * editing.IMAGES
+    assert len(list(editing.summary(rows))) == 1 + len(rows)
+
+
+def test_reflows_ratios_are_those_of_its_rows():
+    rows = [
+        {"density": "two_moons", "seed": seed, "model": model, "wasserstein_1": w, "straightness": s}
+        for seed, better in ((0, 10.0), (1, 6.0))
+        for model, w, s in (("flow", 0.6, 1.0), ("reflow", 0.6 / better, 0.1), ("meanflow", 0.2, 0.3))
+    ]
+    text = "\n".join(reflow.summary(rows))
+    assert "one step after reflow: 0.6000 → 0.0800, better by a factor of 8.0 (at least 6.0 over 2 seeds)" in text
+    assert "MeanFlow's one step: 0.6000 → 0.2000, better by a factor of 3.0" in text
+
+
+def test_few_steps_are_drawn_from_their_rows():
+    rows = [{"model": "two exact sets", "wasserstein": 0.01}]
+    rows += [
+        {"model": model, "network_calls": n, "wasserstein": 1.0 / n}
+        for model, _, calls in few_steps.MODELS.values()
+        for n in calls
+    ]
+    figure = Figure()
+    few_steps.draw(rows, figure)
+    assert len(figure.axes[0].lines) == len(few_steps.MODELS) + 1
+    assert "shortcut" in "\n".join(few_steps.summary(rows))

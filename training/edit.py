@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.pixels import decode, to_model_space
+from losses.flow_matching import FlowMatching
 from models.classifier import NoisyClassifier
 from models.denoiser import Denoiser
-from models.model import Variables
+from models.model import NULL_LABEL, Variables
+from paths.couplings import Independent
 from samplers.autoguidance import Autoguidance
 from samplers.classifier_guidance import ClassifierGuidance
 from samplers.diffusion import Diffusion
@@ -58,11 +60,14 @@ class Edited:
     given: dict[str, np.ndarray]  # arrays of the condition, [1, …]: known, mask
     shown: np.ndarray | None  # the given image [1, H, W, C] as the data's picture shows it
     others: dict[str, tuple[Run, Experiment]]  # weak, classifier
+    null_class: bool = False  # whether the model was trained to answer without a class
 
     def condition(self, model: Any, n: int, label: int | None) -> dict[str, Any] | None:
         """Labels, all in turn or one for all, and the given arrays for each of n samples."""
         if label is not None:
             condition: dict[str, Any] = {"label": np.full((n,), label, np.int32)}
+        elif self.given and self.null_class:  # an image is of one class, and nobody said which
+            condition = {"label": np.full((n,), NULL_LABEL, np.int32)}
         elif self.classes and not getattr(model, "num_classes", 0):
             condition = {"label": jnp.arange(n, dtype=jnp.int32) % self.classes}
         else:
@@ -106,6 +111,8 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
             first = [_classifier_free(edit, edit.guidance, folder, experiment, classes)]
         elif (edit.guidance_interval, edit.guidance_rescale) != ((0.0, 1.0), 0.0) and edit.weak is None:
             raise UserError("--guidance-interval and --guidance-rescale are settings of --guidance SCALE: give it too")
+        if edit.guidance_rescale and edit.guidance is None:
+            raise UserError("--guidance-rescale is a setting of --guidance SCALE: give it too")
         if edit.weak is not None:
             others["weak"] = _other(edit.weak, Denoiser, folder, experiment)
             weak: Any = others["weak"][1].resolved_model()
@@ -125,11 +132,32 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
                 first.append(Reconstruction(operator=operator, noise=edit.image_noise))
         elif edit.method is not None:
             raise UserError("--method is how a given image is kept: give --inpaint, --deblur or --super-resolve too")
+        by_gradient = [t for t in first if isinstance(t, ClassifierGuidance | Reconstruction)]
+        if edit.image_noise != Edit().image_noise and not any(isinstance(t, Reconstruction) for t in first):
+            raise UserError("--image-noise is a setting of --method reconstruction and a given image: give both too")
+        if by_gradient and not _knows_its_score(experiment):
+            raise UserError(
+                f"{folder} was trained on noise coupled to data: its x̂₀ gives no score, and neither --classifier nor "
+                "reconstruction is right with it (--method replacement is)"
+            )
         if edit.threshold:
             rest = [*(t for t in rest if not isinstance(t, Clip)), DynamicThreshold()]
     except ValueError as error:  # a setting that its transformation refuses
         raise UserError(str(error)) from error
-    return Edited(replace(sampler, transforms=(*first, *rest, *last)), classes, given, shown, others)
+    return Edited(
+        replace(sampler, transforms=(*first, *rest, *last)), classes, given, shown, others, _null_class(experiment)
+    )
+
+
+def _null_class(experiment: Experiment) -> bool:
+    """Whether the model has classes and was trained to answer without one too."""
+    return bool(getattr(experiment.model, "num_classes", 0) and getattr(experiment.loss, "label_dropout", 0.0))
+
+
+def _knows_its_score(experiment: Experiment) -> bool:
+    """Whether (αx̂₀ − x)/σ² is the score: independent noise, and no more of it between the ends."""
+    loss = experiment.loss
+    return not isinstance(loss, FlowMatching) or (isinstance(loss.coupling, Independent) and not loss.spread)
 
 
 def _classifier_free(edit: Edit, scale: float, folder: Path, experiment: Experiment, classes: int) -> ClassifierFree:
@@ -137,7 +165,7 @@ def _classifier_free(edit: Edit, scale: float, folder: Path, experiment: Experim
         raise UserError(
             f"--guidance {scale:g}: {folder} is not conditioned on classes (train with --model.net.num-classes)"
         )
-    if not getattr(experiment.loss, "label_dropout", 0.0):
+    if not _null_class(experiment):
         raise UserError(
             f"--guidance {scale:g}: {folder} was trained on labels alone and has no null class to guide away from; "
             "--loss.label-dropout 0.1 trains one"

@@ -109,6 +109,8 @@ class Reflow(Dataset):
         Raises:
           UserError: the teacher cannot be drawn from, or gives samples that are not finite.
         """
+        if jax.process_count() > 1:  # each would wait for a folder that another holds, and for another's devices
+            raise UserError(f"pairs are drawn by one process: draw them with {FLAG} on one host first")
         run = finished(FLAG, self.teacher)
         folder = self.folder(run)
         folder.mkdir(parents=True, exist_ok=True)
