@@ -79,6 +79,11 @@ class Dataset(ABC):
         """Folders of the runs that the records come from; none of them may be trained over."""
         return ()
 
+    @property
+    def made_by(self) -> str:
+        """A digest of what made the records; empty where they are read. A run is resumed on the same records only."""
+        return ""
+
     def zeros(self, size: int) -> Arrays:
         """A batch of zeros shaped like those of `source("train")`: all that `eval_shape` looks at. Reads no records."""
         batch: Arrays = {"x": np.zeros((size, *self.shape), np.float32)}

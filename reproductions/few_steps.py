@@ -13,6 +13,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from data.toys import TwoMoons
+from metrics.metric import Evaluation
+from metrics.straightness import Straightness
 from reproductions.reproduction import Row, Trained, made
 from reproductions.reproduction import trained as read
 from samplers.ddim import DDIM
@@ -56,9 +58,13 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     yield {"model": "two exact sets", "wasserstein": sliced_wasserstein(exact, other)}
     for name, (model, sampler, calls) in MODELS.items():
         ready = read(made(name))
+        shape: Row = {}
+        if sampler is flow and len(calls) > 1:
+            nothing = lambda n: np.zeros((n, 2))  # noqa: E731, no samples are looked at
+            shape = Straightness()(Evaluation(ready.model, ready.variables, TwoMoons(), nothing))
         for steps in calls:
             drawn, _ = ready.draw(sampler(steps), SAMPLES)
-            yield {"model": model, "network_calls": steps, "wasserstein": sliced_wasserstein(drawn.x, exact)}
+            yield {"model": model, "network_calls": steps, "wasserstein": sliced_wasserstein(drawn.x, exact)} | shape
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -81,3 +87,6 @@ def summary(rows: list[Row]) -> Iterator[str]:
         cell = {row["network_calls"]: row["wasserstein"] for row in rows if row["model"] == model}
         yield f"{model:28}" + "".join(f"{cell[c]:9.4f}" if c in cell else f"{'–':>9}" for c in CALLS)
     yield f"two exact sets: {rows[0]['wasserstein']:.4f}"
+    for row in rows:
+        if "path_energy" in row and row["network_calls"] == 1:
+            yield f"{row['model']}: straightness {row['straightness']:.4f}, path energy {row['path_energy']:.3f}"

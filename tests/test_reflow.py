@@ -240,6 +240,12 @@ def test_training_on_pairs_runs_and_resumes(teacher, tmp_path):
     assert not (teacher / "pairs").exists()
     assert json.loads((teacher / "config.json").read_text())["steps"] == 1
     assert not (teacher / "evaluation.json").exists()
+    # The rest of the student's steps would be on other pairs than the first.
+    shutil.rmtree(tmp_path / "student" / "checkpoints" / "20")
+    (tmp_path / "student" / "summary.json").unlink()
+    with pytest.raises(UserError, match="has been trained anew since"):
+        train(experiment, tmp_path / "student")
+    assert not (teacher / "pairs").exists()
 
 
 def test_the_stages_tiny_forms_run_one_after_another(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from data.dataset import Dataset, stream
 from metrics.metric import Evaluation
 from models.model import Model, Variables
 from training.checkpoint import Store
-from training.errors import Stopped
+from training.errors import Stopped, UserError
 from training.experiment import Experiment
 from training.handover import check_folder
 from training.log import Log
@@ -59,7 +59,14 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     elif first:
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
 
+    records = progress.get("records", "")
     if first < experiment.steps:
+        if restored and records != experiment.data.made_by:
+            raise UserError(
+                f"{folder} stands at step {first} on records that {' and '.join(experiment.data.runs)} made; what made "
+                "them has been trained anew since, and would make others. --restart starts over"
+            )
+        records = experiment.data.made_by
         experiment.data.prepare()
     log = Log(folder, first, experiment.steps, experiment.log_every)
     seconds = lambda: progress["seconds"] + time.perf_counter() - began  # noqa: E731
@@ -89,7 +96,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             if last or stopping or picture_due or step % experiment.checkpoints.every == 0:
                 finish()  # nothing is saved or drawn from a step that has not been seen to be finite
             if last or stopping or step % experiment.checkpoints.every == 0:
-                now = {"position": iterator.get_state(), "seconds": seconds(), "loss": loss}
+                now = {"position": iterator.get_state(), "seconds": seconds(), "loss": loss, "records": records}
                 _save(store, state, now, saved)
                 saved = step
             if stopping and not last:

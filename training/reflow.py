@@ -89,6 +89,10 @@ class Reflow(Dataset):
     def runs(self) -> tuple[str, ...]:
         return (self.teacher, *self._experiment().data.runs)
 
+    @property
+    def made_by(self) -> str:
+        return self.folder(finished(FLAG, self.teacher)).name
+
     def zeros(self, size: int) -> Arrays:
         batch = super().zeros(size)
         return {**batch, "noise": np.zeros_like(batch["x"])}
