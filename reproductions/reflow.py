@@ -99,7 +99,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
             axes.scatter(*one.T, s=2, color="tab:red", alpha=0.5, label="in one step", zorder=3)
             axes.set(aspect="equal", xlim=(-3, 3), ylim=(-3, 3))
             axes.set_title(
-                f"{MODELS[model]}: straightness {row['straightness']:.3f}\none step's distance "
+                f"{MODELS[model]}: straightness {row['straightness']:.2g}\none step's distance "
                 f"{row['wasserstein_1']:.3f} (two exact sets: {row['wasserstein_of_exact']:.3f})",
                 fontsize=9,
             )
