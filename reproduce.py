@@ -26,7 +26,7 @@ def listing(names: list[str]) -> str:
 
 
 def main() -> None:
-    from reproductions.reproduction import load, made, names, trained
+    from reproductions.reproduction import in_table, load, made, names, trained
     from training.config import nearest
 
     parser = argparse.ArgumentParser(
@@ -68,7 +68,7 @@ def main() -> None:
     rows = []
     for row in module.rows(options.scale, ready):
         rows.append(row)
-        print("  ".join(f"{key} {show(value)}" for key, value in row.items()), flush=True)
+        print("  ".join(f"{key} {show(value)}" for key, value in in_table(row).items()), flush=True)
     write(module, rows, options.out, options.name)
     if hasattr(module, "animation"):
         save_frames(module.animation(rows), options.out / f"{options.name}.gif")
@@ -94,12 +94,15 @@ def write(module, rows: list[dict], folder: Path, name: str) -> None:  # pyright
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    from reproductions.reproduction import in_table
+
     folder.mkdir(parents=True, exist_ok=True)
-    columns = list(dict.fromkeys(key for row in rows for key in row))
+    table = [in_table(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in table for key in row))
     with (folder / f"{name}.csv").open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
-        writer.writerows(rows)
+        writer.writerows(table)
     figure = Figure(figsize=getattr(module, "SIZE", (10, 4.4)), dpi=110, layout="constrained")
     module.draw(rows, figure)
     FigureCanvasAgg(figure).print_png(folder / f"{name}.png")

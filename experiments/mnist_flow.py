@@ -9,6 +9,7 @@ from dataclasses import replace
 from data.images import TFDS
 from losses.flow_matching import FlowMatching
 from losses.times import LogitNormal
+from metrics.class_accuracy import ClassAccuracy
 from metrics.neighbours import NearestTrainDistance, TwoSampleAccuracy
 from models.denoiser import Denoiser
 from models.dit import DiT
@@ -26,9 +27,9 @@ experiment = Experiment(
     ),
     loss=FlowMatching(times=LogitNormal(draw="low_discrepancy"), label_dropout=0.1),
     sampler=Diffusion(solver=Heun(), grid=Uniform(), steps=20),
-    metrics=(TwoSampleAccuracy(), NearestTrainDistance()),
+    metrics=(TwoSampleAccuracy(), ClassAccuracy(), NearestTrainDistance()),
     optimizer=Optimizer(learning_rate=1e-3, warmup=200, decay="cosine"),
-    steps=5000,
+    steps=3000,
     batch_size=64,
     ema=0.998,
     remat="full",  # as in digits_flow: on a CPU recomputing is quicker than keeping

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from data.images import TFDS
 from losses.meanflow import MeanFlow
+from metrics.class_accuracy import ClassAccuracy
 from metrics.neighbours import NearestTrainDistance, TwoSampleAccuracy
 from models.dit import DiT
 from models.jump import Jump
@@ -20,9 +21,9 @@ experiment = Experiment(
     model=Jump(net=DiT(width=192, depth=4, heads=6, patch=4, num_classes=10), path=Rectified(), predicts="velocity"),
     loss=MeanFlow(),
     sampler=Jumps(steps=1),
-    metrics=(TwoSampleAccuracy(), NearestTrainDistance()),
+    metrics=(TwoSampleAccuracy(), ClassAccuracy(), NearestTrainDistance()),
     optimizer=Optimizer(learning_rate=1e-3, warmup=200, decay="cosine"),
-    steps=5000,
+    steps=3000,
     batch_size=64,
     ema=0.998,
     remat="full",

@@ -5,9 +5,9 @@
     (2)  L = w·d(f(xₜ, t), sg[f(x_s, s)])/√D over neighbours t > s of a grid of N(k) intervals
     (3)  training:      x_s = α_s·x₀ + σ_s·ε with the x₀ and ε of xₜ               2303.01469 eq. 10, theorem 2
     (4)  distillation:  x_s one Heun step of the teacher's ODE from xₜ             2303.01469 eq. 6-7
-    (5)  d = √(‖·‖² + c²) − c,  c = 0.00054·√D, pseudo-Huber                       2310.14189 eq. 7
+    (5)  d = √(‖·‖² + c²) − c,  c = 0.00054·√D, pseudo-Huber                       2310.14189 §3.3
          (both terms of the root grow with D, so d/√D does not depend on it)
-    (6)  N(k) = min(N₀·2^⌊k/K'⌋, N₁), K' = ⌊K/(log₂(N₁/N₀) + 1)⌋;  w = 1/(t − s)   2310.14189 eq. 8 and table 1
+    (6)  N(k) = min(N₀·2^⌊k/K'⌋, N₁), K' = ⌊K/(log₂(N₁/N₀) + 1)⌋;  w = 1/(t − s)   2310.14189 §3.4 and table 1
 
 The grid is even in the path's own t between t_min and t_max, and its intervals are drawn evenly: on a path whose t is
 an even measure of noise (rectified, cosine) this is a choice of ours where the paper has EDM's σ.

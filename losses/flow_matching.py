@@ -1,7 +1,7 @@
 """Conditional flow matching on any path, with any coupling of noise and data; stochastic interpolants.
 
     (1)  xₜ = α(t)·x₀ + σ(t)·ε + γ(t)·z,   (x₀, ε) from the coupling, z ~ N(0, I)
-    (2)  γ(t) = spread·√(t(1−t))                                           2303.08797 §3.1; spread = 0: no z at all
+    (2)  γ(t) = spread·√(t(1−t))                                           2303.08797; spread = 0: no z at all
     (3)  L = E ‖u(xₜ, t) − (α̇·x₀ + σ̇·ε + γ̇·z)‖² / D                       2210.02747 eq. 9; 2209.03003 eq. 1
 
 The minimiser of (3) is u(x, t) = E[ẋₜ | xₜ = x], the field whose ODE has xₜ's densities as its own whatever the

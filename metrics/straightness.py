@@ -2,8 +2,8 @@
 
 Along x(t) of the probability-flow ODE from noise (t₁) to data (t₀), with velocity u:
 
-    (1)  straightness  S = ∫ E‖Δ/(t₁−t₀) − u(x(t), t)‖² dt,  Δ = x(t₁) − x(t₀)      2209.03003 eq. 5; 0: one Euler step
-    (2)  path energy   K = ∫ E‖u(x(t), t)‖² dt                                     2302.00482 §6.1 (kinetic energy)
+    (1)  straightness  S = ∫ E‖Δ/(t₁−t₀) − u(x(t), t)‖² dt,  Δ = x(t₁) − x(t₀)      2209.03003; 0: one Euler step
+    (2)  path energy   K = ∫ E‖u(x(t), t)‖² dt                                     2302.00482
     (3)  S = K − E‖Δ‖²/(t₁−t₀): energy spent on bends alone
 
 In data units squared, summed over dimensions; in N equal steps of Euler's method, so Δ is exactly the sum of the steps

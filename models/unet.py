@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from models.convolution import Conv3x3
 from models.embedding import Conditioning
 from models.model import Net
 from models.stack import Stack
@@ -58,7 +59,7 @@ class ResBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Image, c: Float[Array, "b f"], train: bool = False) -> Float[Array, "b h w channels"]:
         y = nn.silu(group_norm(h.shape[-1], "norm1")(h))
-        y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv1")(y)
+        y = Conv3x3(self.channels, self.dtype, name="conv1")(y)
         bias = nn.Dense(self.channels * (1 + self.scale_shift), dtype=self.dtype, name="time")(nn.silu(c))
         bias = bias[:, None, None, :]
         if self.scale_shift:
@@ -67,7 +68,7 @@ class ResBlock(nn.Module):
         else:
             y = group_norm(self.channels, "norm2")(y + bias)
         y = nn.Dropout(self.dropout, deterministic=not train)(nn.silu(y))
-        y = nn.Conv(self.channels, (3, 3), kernel_init=nn.initializers.zeros, dtype=self.dtype, name="conv2")(y)
+        y = Conv3x3(self.channels, self.dtype, nn.initializers.zeros, name="conv2")(y)
         if h.shape[-1] != self.channels:
             h = nn.Dense(self.channels, dtype=self.dtype, name="shortcut")(h)
         h = h.astype(jnp.float32) + y.astype(jnp.float32)

@@ -30,7 +30,6 @@ TASKS: dict[str, Operator] = {
     "super-resolution": Downsample(factor=2),
 }
 SIZE = (12, 10)
-_pictures: dict[tuple[str, str], np.ndarray] = {}
 
 
 def conditions(task: str, x: np.ndarray) -> dict[str, Any]:
@@ -51,7 +50,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     for task, operator in TASKS.items():
         condition = conditions(task, x)
         linear = operator.bind(condition)
-        _pictures[task, "known"] = np.asarray(condition["known"])[:IMAGES]
+        known = np.asarray(condition["known"])
         if trained.model.num_classes:  # pyright: ignore[reportAttributeAccessIssue]
             condition["label"] = jnp.full(len(x), NULL_LABEL)
         methods: dict[str, Transform] = {
@@ -61,8 +60,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         for method, transform in methods.items():
             sampler = Diffusion(solver=DDIM(), grid=Uniform(), steps=100, transforms=(transform,))
             made = trained.draw(sampler, len(x), condition)[0].x
-            _pictures[task, method] = made[:IMAGES]
-            residual = np.asarray(condition["known"] - linear.apply(jnp.asarray(made)))
+            residual = known - np.asarray(linear.apply(jnp.asarray(made)))
             error = float(np.sqrt(np.mean((made - x) ** 2)))
             yield {
                 "task": task,
@@ -70,17 +68,18 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
                 "residual": float(np.sqrt(np.mean(residual**2))),
                 "largest_residual": float(np.abs(residual).max()),
                 "error": error,
+                "original": x[:IMAGES],
+                "given": known[:IMAGES],
+                "images": made[:IMAGES],
             }
-    _pictures["all", "original"] = x[:IMAGES]
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
-    strips = [("original", _pictures["all", "original"])]
-    for task in TASKS:
-        strips.append((f"{task}: given", _pictures[task, "known"]))
-        for method in ("replacement", "reconstruction"):
-            row = next(row for row in rows if (row["task"], row["method"]) == (task, method))
-            strips.append((f"{method}\nerror {row['error']:.2f}", _pictures[task, method]))
+    strips = [("original", rows[0]["original"])]
+    for row in rows:
+        if row["method"] == "replacement":
+            strips.append((f"{row['task']}: given", row["given"]))
+        strips.append((f"{row['method']}\nerror {row['error']:.2f}", row["images"]))
     for line, (title, images) in zip(figure.subplots(len(strips), IMAGES), strips, strict=True):
         for axes, image in zip(line, to_uint8(images), strict=True):
             axes.imshow(image.repeat(3, axis=-1) if image.shape[-1] == 1 else image)

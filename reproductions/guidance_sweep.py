@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from metrics.class_accuracy import read_as
 from metrics.classifier import classifier
 from metrics.frechet import frechet_distance
 from metrics.metric import flat
@@ -27,7 +28,6 @@ WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 SAMPLES = 2000
 SHOWN = (0.0, 1.0, 3.0, 6.0)  # scales of the rows of pictures
 SIZE = (13, 7)
-_pictures: dict[float, np.ndarray] = {}  # ten samples a scale, for the figure
 
 
 def sampler(scale: float) -> Diffusion:
@@ -54,11 +54,10 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     asked = np.arange(SAMPLES) % data.num_classes
     for weight in WEIGHTS:
         x = trained.draw(sampler(weight), SAMPLES)[0].x
-        _pictures[weight] = x[: 2 * data.num_classes]
-        right = float(np.mean(judge.mlp.predict(flat(x)) == asked))
+        right = read_as(judge, x, asked)
         distance = frechet_distance(x, train["x"], judge.features)
         row: Row = {"guidance": weight, "class_accuracy": right, "diversity": diversity(x, asked)}
-        yield row | {"frechet_classifier": distance, "samples": SAMPLES}
+        yield row | {"frechet_classifier": distance, "samples": SAMPLES, "images": x[: 2 * data.num_classes]}
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -77,9 +76,10 @@ def draw(rows: list[Row], figure: Figure) -> None:
             axes.legend(fontsize=8)
         axes.set(xlabel="guidance scale (1: none)", title=title)
         axes.grid(True, alpha=0.3)
-    for axes, weight in zip(bottom.subplots(1, len(SHOWN)), SHOWN, strict=True):
-        axes.imshow(grid(_pictures[weight], columns=5))
-        axes.set(title=f"scale {weight:g}")
+    shown = [row for row in cells if row["guidance"] in SHOWN]
+    for axes, row in zip(bottom.subplots(1, len(SHOWN)), shown, strict=True):
+        axes.imshow(grid(row["images"], columns=5))
+        axes.set(title=f"scale {row['guidance']:g}")
         axes.axis("off")
 
 

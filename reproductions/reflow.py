@@ -8,7 +8,6 @@ and path energy as in metrics/straightness.py. tiny is two moons and one seed.
 
 from collections.abc import Iterator
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +47,6 @@ def run(density: str, seed: int, model: str) -> Path:
     return made(f"toy_{model}", folder, data=data, seed=seed)
 
 
-@lru_cache
-def ready(density: str, seed: int, model: str) -> Trained:
-    return read(run(density, seed, model))
-
-
 def sampler(model: str, steps: int) -> Sampler:
     return Jumps(steps=steps) if model == "meanflow" else Diffusion(solver=DDIM(), steps=steps)
 
@@ -67,21 +61,20 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         chance = sliced_wasserstein(exact(density, 0), exact(density, 1))
         for seed in seeds:
             for model in MODELS:
-                this = ready(density, seed, model)
+                this = read(run(density, seed, model))
                 evaluation = Evaluation(this.model, this.variables, DENSITIES[density], lambda n: np.zeros((n, 2)))
                 row: Row = {"density": density, "seed": seed, "model": model}
                 for steps in (1, 2, 50):
                     x = this.draw(sampler(model, steps), SAMPLES)[0].x
                     row[f"wasserstein_{steps}"] = sliced_wasserstein(x, exact(density, 0))
+                if seed == 0:
+                    row["states"] = this.draw(sampler(model, 50), LINES, trajectory=True)[0].trajectory
+                    row["one_step"] = this.draw(sampler(model, 1), 1000)[0].x
                 yield row | {"wasserstein_of_exact": chance} | Straightness()(evaluation)
 
 
-@lru_cache
-def trajectories(density: str, model: str) -> np.ndarray:
-    """States [51, n, 2] from noise to data."""
-    drawn, _ = ready(density, 0, model).draw(sampler(model, 50), LINES, trajectory=True)
-    assert drawn.trajectory is not None
-    return drawn.trajectory
+def first_seed(rows: list[Row], density: str, model: str) -> Row:
+    return next(row for row in rows if (row["density"], row["seed"], row["model"]) == (density, 0, model))
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -90,9 +83,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
     grid = figure.subplots(len(densities), 3, squeeze=False)
     for line, density in zip(grid, densities, strict=True):
         for axes, model in zip(line, MODELS, strict=True):
-            row = next(r for r in rows if (r["density"], r["seed"], r["model"]) == (density, 0, model))
-            states = trajectories(density, model)
-            one = ready(density, 0, model).draw(sampler(model, 1), 1000)[0].x
+            row = first_seed(rows, density, model)
+            states, one = row["states"], row["one_step"]
             axes.plot(states[:, :, 0], states[:, :, 1], color="tab:blue", lw=0.5, alpha=0.5)
             axes.scatter(*states[0].T, s=4, color="grey", label="noise", zorder=2)
             axes.scatter(*states[-1].T, s=6, color="tab:blue", label="in 50 steps", zorder=2)
@@ -110,7 +102,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
 def animation(rows: list[Row]) -> list[Image.Image]:
     """Before and after reflow side by side, from noise to data."""
     density = rows[0]["density"]
-    before, after = (trajectories(density, model) for model in ("flow", "reflow"))
+    before, after = (first_seed(rows, density, model)["states"] for model in ("flow", "reflow"))
     frames = []
     for i in range(0, len(before), 2):
         figure = Figure(figsize=(7, 3.8), dpi=80, layout="constrained")

@@ -2,7 +2,8 @@
 
 A module of this folder holds `SCALES` (scale → name of the experiment it trains, or None where the density is exact or
 `rows` makes several runs of its own by `made`), `rows(scale, trained)` and `draw(rows, figure)`, and where it moves
-`animation(rows)`, its frames. Its docstring's first line is what `--list` prints.
+`animation(rows)`, its frames. What a row holds as an array is for the figure and is left out of the table. Its
+docstring's first line is what `--list` prints.
 """
 
 import importlib
@@ -32,7 +33,12 @@ from training.mesh import Mesh
 from training.run import Run, default_condition, example_batch
 from training.step import named_key
 
-Row = dict[str, Any]  # column → number or text
+Row = dict[str, Any]  # column → number, text or, for the figure alone, array
+
+
+def in_table(row: Row) -> Row:
+    """The columns that are printed and written."""
+    return {column: value for column, value in row.items() if not isinstance(value, np.ndarray)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Guidance away from a weaker model's estimate: a shorter run, a smaller network, or both.
 
-    (1)  x̂₀ ← D_weak + w·(D − D_weak),  w = 1 no guidance                        2406.02507 eq. 3
-    (2)  (1) for t in an interval, w = 1 outside it                               2404.07724 §3
+    (1)  x̂₀ ← D_weak + w·(D − D_weak),  w = 1 no guidance                        2406.02507
+    (2)  (1) for t in an interval, w = 1 outside it                               2404.07724
 
 Both models see the same class. The weak one's variables lie in `variables["weak"]`, beside the model's own.
 """

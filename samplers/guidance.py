@@ -1,7 +1,7 @@
 """Classifier-free guidance: what a class changes of the estimate, enlarged.
 
     (1)  x̂₀ ← D_c + (w − 1)·(D_c − D_∅),  w = 1 no guidance        2207.12598 eq. 6, whose weight is w − 1
-    (2)  (1) for t in an interval, w = 1 outside it                  2404.07724 §3
+    (2)  (1) for t in an interval, w = 1 outside it                  2404.07724
     (3)  x̂₀ ← φ·x̂₀·std(D_c)/std(x̂₀) + (1 − φ)·x̂₀                   2305.08891 eq. 15-16, std over a sample's numbers
 
 Guidance is stated on scores or ε in the papers; both are affine in x̂₀ with coefficients of t alone, so that (1) is the

@@ -1,8 +1,8 @@
 """Samples that agree with a measurement y = Ax₀ (+ noise): inpainting, deblurring, super-resolution.
 
     (1)  x̂₀ ← x̂₀ + A⁺(y − A·x̂₀)                                                    DDNM, 2212.00490 eq. 13
-    (2)  x̂₀ ← x̂₀ + s·(σ²/α)·JᵀAᵀ(r²·AAᵀ + n²·I)⁻¹(y − A·x̂₀),   J = ∂x̂₀/∂xₜ          ΠGDM, Song et al., ICLR 2023, eq. 7
-    (3)  r² = σ²/(α² + σ²), the posterior variance of unit-variance data              ΠGDM, §3.2
+    (2)  x̂₀ ← x̂₀ + s·(σ²/α)·JᵀAᵀ(r²·AAᵀ + n²·I)⁻¹(y − A·x̂₀),   J = ∂x̂₀/∂xₜ          ΠGDM, Song et al., ICLR 2023
+    (3)  r² = σ²/(α² + σ²), the posterior variance of unit-variance data              ΠGDM
 
 (2) is the score of y under x₀ | xₜ ~ N(x̂₀, r²I), taken to x̂₀ by σ²/α (samplers/classifier_guidance.py); for data
 N(0, I) it is exact. (1) holds y exactly, but for what A⁺ leaves out of a blur, and knows of no noise. Both read y from

@@ -1,10 +1,16 @@
 """Metrics against closed forms and independent float64 references."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import scipy.linalg
 
+from data.digits import Digits
+from data.toys import TwoMoons
+from metrics.class_accuracy import ClassAccuracy
 from metrics.frechet import frechet_distance
+from metrics.metric import Evaluation
 from metrics.neighbours import nearest_distances, two_sample_accuracy
 
 R = np.random.RandomState(0)
@@ -59,3 +65,26 @@ def test_nearest_distances():
     naive = [np.sqrt(((reference - one) ** 2).sum((1, 2))).min() for one in x]
     np.testing.assert_allclose(nearest_distances(x, reference, chunk=10), naive, atol=1e-7)
     np.testing.assert_allclose(nearest_distances(reference[:5], reference), 0.0, atol=1e-6)
+
+
+def test_class_accuracy_counts_the_samples_that_are_read_as_their_class():
+    data = Digits()
+    real = data.arrays("train", 1000)
+    asked = np.arange(200) % 10
+    of_class = np.stack([real["x"][real["label"] == label][i // 10] for i, label in enumerate(asked)])
+    conditional = SimpleNamespace(num_classes=10)
+
+    def measured(x, model=conditional):
+        draw = lambda n: x[:n]  # noqa: E731
+        return ClassAccuracy(samples=200)(Evaluation(model, {}, data, draw))  # pyright: ignore[reportArgumentType]
+
+    found = measured(of_class)
+    assert found["class_accuracy"] >= 0.99
+    assert found["class_accuracy_of_test"] >= 0.97
+    # One class on: all wrong but the last hundred, which are right again.
+    shifted = np.concatenate([np.roll(of_class[:100], 1, axis=0), of_class[100:]])
+    assert measured(shifted)["class_accuracy"] == pytest.approx(0.5, abs=0.01)
+    with pytest.raises(ValueError, match="needs a class-conditional model"):
+        measured(of_class, SimpleNamespace(num_classes=0))
+    with pytest.raises(ValueError, match="TwoMoons has none"):
+        ClassAccuracy().check(TwoMoons())

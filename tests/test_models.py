@@ -4,7 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
+from models.convolution import Conv3x3, convolution
 from models.denoiser import Denoiser
 from models.dit import PRESETS, DiT, DiTBlock, positions
 from models.embedding import sinusoidal
@@ -267,3 +269,50 @@ def test_dit_tells_positions_apart():
 def test_dit_refuses_what_it_cannot_cut(net, shape, message):
     with pytest.raises(ValueError, match=message):
         net.init(jax.random.key(0), jnp.zeros((1, *shape)), jnp.zeros(1))
+
+
+def grads_and_jets(apply):
+    """All that a training step, MeanFlow's and a likelihood's ask of a layer: gradients, a JVP, a gradient of it."""
+
+    def both(params, x):
+        loss = lambda p, x: jnp.sum(jnp.sin(apply(p, x)))  # noqa: E731
+        jet = lambda p, x: jax.jvp(lambda x: apply(p, x), (x,), (jnp.cos(x),))[1]  # noqa: E731
+        through = jax.grad(lambda p, x: jnp.sum(jet(p, x) ** 2), argnums=(0, 1))(params, x)
+        return jax.grad(loss, argnums=(0, 1))(params, x), jet(params, x), through
+
+    return jax.jit(both)
+
+
+@pytest.mark.parametrize("size", [(7, 5), (1, 3)])
+def test_the_scanned_convolution_is_flaxs_in_value_parameters_and_derivatives(size):
+    ours, flax = Conv3x3(6, None), nn.Conv(6, (3, 3))
+    x = jax.random.normal(jax.random.key(1), (3, *size, 4))
+    params = ours.init(jax.random.key(0), x)
+    jax.tree.map(np.testing.assert_array_equal, params, flax.init(jax.random.key(0), x))
+    params = {"params": perturbed(params["params"])}
+    np.testing.assert_array_equal(ours.apply(params, x), flax.apply(params, x))
+    tree = (grads_and_jets(layer.apply)(params, x) for layer in (ours, flax))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), *tree)
+
+
+def test_the_scanned_convolution_keeps_half_precision_and_sums_in_more():
+    x = jax.random.normal(jax.random.key(1), (2, 8, 8, 64))
+    layer = Conv3x3(16, "bfloat16")
+    params = layer.init(jax.random.key(0), x)
+    assert layer.apply(params, x).dtype == jnp.bfloat16
+    gradient = jax.grad(lambda x: jnp.sum(layer.apply(params, x).astype(jnp.float32) ** 2))
+    exact = jax.grad(lambda x: jnp.sum(Conv3x3(16, None).apply(params, x) ** 2))(x)
+    assert jnp.linalg.norm(gradient(x) - exact) < 0.01 * jnp.linalg.norm(exact)
+
+
+def test_the_scanned_convolution_keeps_one_copy_of_its_input():
+    """Nine shifted copies would be kept without the checkpoint in models/convolution.py."""
+    x = jnp.zeros((2, 16, 16, 8))
+    kernels = jnp.zeros((24, 3, 3, 8, 8))
+
+    def temporary(depth):
+        run = lambda ks, x: jnp.sum(jax.lax.scan(lambda h, k: (convolution(h, k), None), x, ks)[0])  # noqa: E731
+        compiled = jax.jit(jax.grad(run, argnums=(0, 1))).lower(kernels[:depth], x).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    assert (temporary(24) - temporary(8)) / 16 < 1.5 * (x.nbytes + kernels[0].nbytes)

@@ -18,7 +18,7 @@ from reproductions import (
     reflow,
     score_sde_samplers,
 )
-from reproductions.reproduction import Trained, load, names
+from reproductions.reproduction import Trained, in_table, load, names
 from tests.test_scripts import finish
 from training.cli import experiment_names
 from training.run import example_batch
@@ -163,6 +163,18 @@ def test_reflows_ratios_are_those_of_its_rows():
     text = "\n".join(reflow.summary(rows))
     assert "one step after reflow: 0.6000 → 0.0800, better by a factor of 8.0 (at least 6.0 over 2 seeds)" in text
     assert "MeanFlow's one step: 0.6000 → 0.2000, better by a factor of 3.0" in text
+
+
+def test_reflow_is_drawn_from_its_rows_and_arrays_stay_out_of_the_table():
+    arrays = {"states": np.zeros((51, 7, 2)), "one_step": np.zeros((5, 2))}
+    numbers = {"straightness": 0.1, "wasserstein_1": 0.1, "wasserstein_of_exact": 0.01}
+    rows = [{"density": "two_moons", "seed": 0, "model": model, **numbers, **arrays} for model in reflow.MODELS]
+    assert in_table(rows[0]).keys() == {"density", "seed", "model", *numbers}
+    figure = Figure()
+    reflow.draw(rows, figure)
+    assert len(figure.axes) == 3
+    assert len(figure.axes[0].lines) == 7
+    assert len(reflow.animation(rows)) == 26
 
 
 def test_few_steps_are_drawn_from_their_rows():

@@ -1,7 +1,7 @@
 """Reflow: a finished run's samples, each with the noise it was drawn from, as the data of another run.
 
     (1)  xᵢ = ODE(εᵢ),  εᵢ ~ N(0, I)          the coupling that the teacher's own flow makes, 2209.03003 §2.1
-    (2)  min_u E ‖u(xₜ, t) − (ε − x)‖²,  xₜ = (1 − t)·x + t·ε        2209.03003 eq. 2, losses/flow_matching.py
+    (2)  min_u E ‖u(xₜ, t) − (ε − x)‖²,  xₜ = (1 − t)·x + t·ε        2209.03003 §2.1, losses/flow_matching.py
 
 A flow that is trained on the pairs of a flow crosses itself less, and is straighter. The teacher may have been trained
 on pairs itself: the k-th repetition gives the paper's k-rectified flow.
