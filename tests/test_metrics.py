@@ -1,13 +1,13 @@
 """Metrics against closed forms and independent float64 references."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import scipy.linalg
 
 from data.digits import Digits
 from data.toys import TwoMoons
+from experiments.digits_ddpm import tiny as digits_ddpm
+from experiments.digits_flow import tiny as digits_flow
 from metrics.class_accuracy import ClassAccuracy
 from metrics.frechet import frechet_distance
 from metrics.metric import Evaluation
@@ -72,11 +72,10 @@ def test_class_accuracy_counts_the_samples_that_are_read_as_their_class():
     real = data.arrays("train", 1000)
     asked = np.arange(200) % 10
     of_class = np.stack([real["x"][real["label"] == label][i // 10] for i, label in enumerate(asked)])
-    conditional = SimpleNamespace(num_classes=10)
 
-    def measured(x, model=conditional):
+    def measured(x, model=digits_flow.model):
         draw = lambda n: x[:n]  # noqa: E731
-        return ClassAccuracy(samples=200)(Evaluation(model, {}, data, draw))  # pyright: ignore[reportArgumentType]
+        return ClassAccuracy(samples=200)(Evaluation(model, {}, data, draw))
 
     found = measured(of_class)
     assert found["class_accuracy"] >= 0.99
@@ -85,6 +84,6 @@ def test_class_accuracy_counts_the_samples_that_are_read_as_their_class():
     shifted = np.concatenate([np.roll(of_class[:100], 1, axis=0), of_class[100:]])
     assert measured(shifted)["class_accuracy"] == pytest.approx(0.5, abs=0.01)
     with pytest.raises(ValueError, match="needs a class-conditional model"):
-        measured(of_class, SimpleNamespace(num_classes=0))
+        measured(of_class, digits_ddpm.model)
     with pytest.raises(ValueError, match="TwoMoons has none"):
         ClassAccuracy().check(TwoMoons())

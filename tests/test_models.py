@@ -47,8 +47,8 @@ def net_and_batch(request):
 
 def test_output_has_the_inputs_shape_and_starts_at_zero(net_and_batch):
     net, _, batch = net_and_batch
-    params = net.init(jax.random.key(0), *batch)
-    out = net.apply(params, *batch)
+    params = jax.jit(net.init)(jax.random.key(0), *batch)
+    out = jax.jit(net.apply)(params, *batch)
     assert out.shape == batch[0].shape
     np.testing.assert_array_equal(out, 0.0)
 
@@ -61,7 +61,8 @@ def test_checkpointing_changes_neither_loss_nor_gradient(net_and_batch, remat):
         out = net.apply({"params": params}, *batch, train=True, rngs={"dropout": jax.random.key(2)})
         return jnp.mean(out**2)
 
-    plain, saved = (jax.value_and_grad(loss)(params, net.clone(remat=r)) for r in ("none", remat))
+    both = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    plain, saved = (both(params, net.clone(remat=r)) for r in ("none", remat))
     np.testing.assert_allclose(saved[0], plain[0], rtol=1e-5)
     for a, b in zip(jax.tree.leaves(saved[1]), jax.tree.leaves(plain[1]), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * max(1.0, float(jnp.abs(b).max())))
