@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from losses.loss import Loss, Objective, class_condition
+from losses.loss import Loss, Objective, every_class
 from models.denoiser import Denoiser, expand
 from models.jump import Jump
 from models.model import Batch, Condition, Model, Variables
@@ -59,7 +59,7 @@ class Consistency(Loss):
             raise ValueError(
                 "a consistency model is the identity at t_min: let it predict velocity, v, edm or eps, not x0"
             )
-        interval_key, noise_key, label_key, dropout_key = jax.random.split(key, 4)
+        interval_key, noise_key, dropout_key = jax.random.split(key, 3)
         x0, path = batch["x"], model.path
         first, length = path.t_min, model.t_max - path.t_min
         n = self.intervals(step)
@@ -67,7 +67,7 @@ class Consistency(Loss):
         s, t = first + length * index / n, first + length * (index + 1.0) / n
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         xt = expand(path.alpha(t), x0) * x0 + expand(path.sigma(t), x0) * eps
-        condition = class_condition(label_key, batch, 0.0)
+        condition = every_class(batch)
         zero = jnp.zeros_like(t)
         xs = self.earlier(model, variables, x0, eps, xt, t, s, condition)
         # The same dropout on both sides, so that what differs is the point alone.

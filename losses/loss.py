@@ -40,6 +40,11 @@ def class_condition(key: Key[Array, ""], batch: Batch, dropout: float) -> Condit
     return {"label": jnp.where(dropped, NULL_LABEL, label)}
 
 
+def every_class(batch: Batch) -> Condition:
+    """The batch's classes as a condition, all of them; None where it has none."""
+    return {"label": batch["label"]} if "label" in batch else None
+
+
 def told(model: Model, batch: Batch) -> Batch:
     """The batch as far as the model is told of it: without labels, where it is not conditioned on classes."""
     if getattr(model, "num_classes", 0):

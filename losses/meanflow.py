@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, mean_over_dims, told
+from losses.loss import Loss, Objective, every_class, mean_over_dims, told
 from losses.times import LogitNormal, TimeDistribution
 from models.denoiser import expand
 from models.jump import Jump
@@ -57,14 +57,14 @@ class MeanFlow(Loss):
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
         model = mean_velocity_model(model, "MeanFlow")
-        time_key, noise_key, label_key, dropout_key, same_key = jax.random.split(key, 5)
+        time_key, noise_key, _, dropout_key, same_key = jax.random.split(key, 5)
         x0 = batch["x"]
         t, s = two_times(time_key, self.times, model, x0.shape[0])
         s = jnp.where(jax.random.bernoulli(same_key, self.instantaneous, t.shape), t, s)
         eps = self.coupling.noise(noise_key, told(model, batch))
         xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
         v = model.target(x0, eps, t)
-        condition = class_condition(label_key, batch, 0.0)
+        condition = every_class(batch)
 
         def mean_velocity(x: Float[Array, "b *s"], t: Float[Array, " b"]) -> Float[Array, "b *s"]:
             return model.raw(variables, x, t, condition, dropout_key, s)

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, mean_over_dims
+from losses.loss import Loss, Objective, every_class, mean_over_dims
 from losses.meanflow import mean_velocity_model
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes
@@ -39,7 +39,7 @@ class Shortcut(Loss):
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
         model = mean_velocity_model(model, "Shortcut")
-        time_key, noise_key, label_key, dropout_key, level_key, index_key, which_key = jax.random.split(key, 7)
+        time_key, noise_key, _, dropout_key, level_key, index_key, which_key = jax.random.split(key, 7)
         x0 = batch["x"]
         size = x0.shape[0]
         # Level k asks for a jump of 2d = 2ᵏ⁺¹/N made of two of d = 2ᵏ/N, from a multiple of 2d.
@@ -51,7 +51,7 @@ class Shortcut(Loss):
         d = jnp.where(consistent, 0.5 * whole, 0.0)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
         xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
-        condition = class_condition(label_key, batch, 0.0)
+        condition = every_class(batch)
         # Half of the smallest jump has never been trained: there the velocity itself stands in.
         asked = jnp.where(k == 0, 0.0, d)
         frozen = jax.lax.stop_gradient(variables["params"])

@@ -4,8 +4,9 @@
     (2)  dy = Σ_δ dx[p + δ]·k[δ] + Σ_δ x[p + δ]·dk[δ]
 
 XLA's CPU backend has a fast kernel for (1) alone. It brings the two convolutions that (2) transposes to into that form
-in a program's outermost computation, but not in the body of a loop, where it takes 16 to 20 times as long over them.
-Blocks are scanned (models/stack.py); so on a CPU (2) is the sum of matrix products that it is written as.
+in a program's outermost computation, but not in the body of a loop, where they are many times slower. Blocks are
+scanned (models/stack.py); so on a CPU (2) is the sum of matrix products that it is written as. Measured by `python
+benchmarks/convolution.py`.
 """
 
 from typing import Any
@@ -29,13 +30,13 @@ def _products(x: Image, kernel: Kernel) -> Float[Array, "b h w d"]:
     rows, columns, channels, out = kernel.shape
     b, height, width, _ = x.shape
     around = ((0, 0), ((rows - 1) // 2, rows // 2), ((columns - 1) // 2, columns // 2), (0, 0))
-    padded = jnp.pad(x, around)
-    wide = jnp.promote_types(x.dtype, jnp.float32)  # sums as the convolution itself takes them
+    wide = jnp.promote_types(x.dtype, jnp.float32)  # in which the convolution itself, too, takes its sums
+    padded, kernel_wide = jnp.pad(x, around).astype(wide), kernel.astype(wide)
     y = jnp.zeros((b * height * width, out), wide)
     for i in range(rows):
         for j in range(columns):
             shifted = padded[:, i : i + height, j : j + width].reshape(-1, channels)
-            y = y + jnp.matmul(shifted, kernel[i, j], preferred_element_type=wide)
+            y = y + shifted @ kernel_wide[i, j]
     return y.astype(x.dtype).reshape(b, height, width, out)
 
 
