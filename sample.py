@@ -168,7 +168,7 @@ def main() -> None:
     if wrong:
         print(f"warning: {wrong} of {chosen.n} samples are not finite", file=sys.stderr)
     print(
-        f"{chosen.n} samples from step {step}: {calls} network calls, {seconds:.2f} s, "
+        f"{chosen.n} samples from step {step}: {calls} {sampler.UNIT}, {seconds:.2f} s, "
         f"{seconds / chosen.n:.4f} s a sample (and {draw.compile_seconds:.1f} s to compile)"
     )
     print(f"wrote {' and '.join(str(out / name) for name in written)}")

@@ -45,9 +45,12 @@ def _source(name: str, split: str, size: int | None, flip: bool) -> Source:
     import tensorflow_datasets as tfds
 
     builder = _builder(name)
-    if split not in builder.info.splits:
+    if split.partition("[")[0] not in builder.info.splits:
         raise UnknownDataError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
-    records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    try:
+        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+    except ValueError as error:  # what stands in the brackets
+        raise UnknownDataError(f"{name} has no split {split!r}: {str(error).partition(chr(10))[0]}") from error
     to_pixels = partial(decode, channels=builder.info.features["image"].shape[-1], size=size)
     stored = builder.info.features["image"].shape
     height, width, channels = (size, size, stored[-1]) if size else stored
@@ -88,7 +91,7 @@ class TFDS(Dataset):
     """A TFDS set of images, such as mnist, fashion_mnist, cifar10, omniglot. x is [H, W, C] in [−1, 1]."""
 
     name: str  # as TFDS spells it
-    train: str = "train"  # which TFDS split is trained on
+    train: str = "train"  # which TFDS split is trained on; a part of one is train[:50000] or train[90%:]
     test: str = "test"  # which is held out
     size: int | None = None  # cut to the centred square and resize to size × size; needed where sizes differ
     flip: bool = False  # mirror half of the training images
@@ -112,7 +115,7 @@ class TFDS(Dataset):
 
         Sets of 1-bit files are declared as 8-bit ones, and counted as such.
         """
-        dtype = np.dtype(_builder(self.name).info.features["image"].dtype)
+        dtype = np.dtype(_builder(self.name).info.features["image"].np_dtype)
         return 2.0 / np.iinfo(dtype).max if np.issubdtype(dtype, np.unsignedinteger) else None
 
     def source(self, split: str) -> Source:

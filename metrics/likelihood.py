@@ -3,23 +3,21 @@
 With u(x, t) = dx/dt of the ODE (paths/path.py, eq. 4), from data at t_min to noise at t_max:
 
     (1)  log p(x) = log N(x(t_max); 0, σ(t_max)²I) + ∫ tr ∂u/∂x(x(t), t) dt            2011.13456 eq. 39, app. D.2
-    (2)  tr J = Σ_d e_dᵀJe_d                                            exact, D products with the Jacobian
-    (3)  tr J = E[vᵀJv],  E[vvᵀ] = I                                    Hutchinson; FFJORD 1810.01367 eq. 7
-    (4)  dx/dw = dx/dt·dt/dw,  w of paths/clock.py: what time is measured in while (1) is solved
-    (5)  bits/dim = (−log p(x) − D·log Δ)/(D·log 2),  Δ the width of a data bin
-    (6)  x ← x + Δ·(u − ½),  u uniform on [0, 1)^D                      uniform dequantisation
+    (2)  dx/dw = dx/dt·dt/dw,  w of paths/clock.py: what time is measured in while (1) is solved
+    (3)  bits/dim = (−log p(x) − D·log Δ)/(D·log 2),  Δ the width of a data bin
+    (4)  x ← x + Δ·(u − ½),  u uniform on [0, 1)^D                      uniform dequantisation
 
 log p in nats, in the units of x. What (1) gives is the density at t_min, of data with noise σ(t_min) left in it: most
-paths' u has no limit where σ is 0. v is drawn once a solve, so that one smooth field is integrated and the estimate of
-log p is unbiased. With (6), bits/dim bounds the discrete data's own from above (Theis et al. 1511.01844 eq. 4).
+paths' u has no limit where σ is 0. The trace is that of models/trace.py, its vectors drawn once a solve, so that one
+smooth field is integrated and the estimate of log p is unbiased. With (4), bits/dim bounds the discrete data's own from
+above (Theis et al. 1511.01844 eq. 4).
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,45 +27,14 @@ from jaxtyping import Array, Float, Int, Key
 from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error
 from metrics.metric import Evaluation
 from models.model import Condition
+from models.ode import Integrator
+from models.trace import Hutchinson, Trace
 from paths.clock import Clock
 from paths.path import Path
-from samplers.integrators import Adaptive, Integrator
+from samplers.integrators import Adaptive
 
 # (x, t, condition) → dx/dt, as `partial(model.velocity, variables)`
 Velocity = Callable[[Float[Array, "b *s"], Float[Array, " b"], Condition], Float[Array, "b *s"]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trace(ABC):
-    """How the trace of a Jacobian is had: tr J ≈ Σ_k v_kᵀJv_k, with E Σ_k v_k v_kᵀ = I."""
-
-    @abstractmethod
-    def vectors(self, key: Key[Array, ""], x: Float[Array, "*s"]) -> Float[Array, "k *s"]:
-        """v_1 … v_K of one solve, shaped like x."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Exact(Trace):
-    """Eq. (2): no noise, but D Jacobian products an evaluation, all in memory at once. For a few hundred dimensions."""
-
-    def vectors(self, key: Key[Array, ""], x: Float[Array, "*s"]) -> Float[Array, "k *s"]:
-        return jnp.eye(x.size, dtype=x.dtype).reshape(-1, *x.shape)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Hutchinson(Trace):
-    """Eq. (3), the mean over `probes` draws: unbiased in log p, at one Jacobian product each."""
-
-    noise: Literal["rademacher", "gaussian"] = "rademacher"  # ±1 has the least variance: diagonals come out exact
-    probes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.probes < 1:
-            raise ValueError(f"Hutchinson needs at least 1 probe, got probes={self.probes}")
-
-    def vectors(self, key: Key[Array, ""], x: Float[Array, "*s"]) -> Float[Array, "k *s"]:
-        draw = jax.random.rademacher if self.noise == "rademacher" else jax.random.normal
-        return draw(key, (self.probes, *x.shape), x.dtype) / math.sqrt(self.probes)
 
 
 def probability_flow_log_prob(
@@ -123,7 +90,7 @@ def probability_flow_log_prob(
 
 
 def bits_per_dim(log_prob: Any, dims: int, bin_width: float) -> Any:
-    """Eq. (5). The width is that of x's own lattice: 1/256 of the range for 256 levels, whatever the range is.
+    """Eq. (3). The width is that of x's own lattice: 1/256 of the range for 256 levels, whatever the range is.
 
     Args:
       log_prob: in nats, of a density in x's units; any shape.
@@ -139,7 +106,7 @@ def bits_per_dim(log_prob: Any, dims: int, bin_width: float) -> Any:
 
 
 def dequantize(keys: Key[Array, " b"], x: Float[Array, "b *s"], bin_width: float) -> Float[Array, "b *s"]:
-    """Eq. (6): each value anywhere in its bin, which is centred on it."""
+    """Eq. (4): each value anywhere in its bin, which is centred on it."""
     uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype))(keys)
     return x + bin_width * (uniform - 0.5)
 

@@ -21,7 +21,12 @@ NULL_LABEL = -1  # "no class": a class-conditional network answers unconditional
 
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
-    """Base of all models. Each family adds its own methods (see `Denoiser`)."""
+    """Base of all models. Each family adds its own methods (see `Denoiser`, `Flow`)."""
+
+    @property
+    def data_batches(self) -> int:
+        """How many of a run's batches `init` wants to see the values of; 0 if it looks at their shape alone."""
+        return 0
 
     @abstractmethod
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:

@@ -5,7 +5,7 @@ One key a sample: what comes out for a key depends neither on the batch it was i
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 from jaxtyping import Array, Float, Int, Key
@@ -17,6 +17,8 @@ from samplers.solver import Noise, NoiseOfStep, Samples
 @dataclass(frozen=True, kw_only=True)
 class Sampler(ABC):
     """Base of all samplers."""
+
+    UNIT: ClassVar[str] = "network calls"  # what `network_calls` counts
 
     @abstractmethod
     def __call__(
@@ -32,7 +34,7 @@ class Sampler(ABC):
 
     @abstractmethod
     def network_calls(self) -> int | None:
-        """Network calls for one sample; None if they differ from sample to sample (`Samples.nfe` then has them)."""
+        """How many of UNIT one sample takes; None if it differs from sample to sample (`Samples.nfe` then has it)."""
 
 
 @dataclass(frozen=True, kw_only=True)

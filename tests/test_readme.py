@@ -32,7 +32,7 @@ def test_the_commands_settings_exist():
 
 
 def test_every_file_and_folder_named_is_there():
-    for folder, files in re.findall(r"^\| `(\w+)/` \| [^|]+ \| (.*) \|$", README, re.MULTILINE):
+    for folder, files in re.findall(r"^\| `([\w/]+)/` \| [^|]+ \| (.*) \|$", README, re.MULTILINE):
         assert (ROOT / folder).is_dir(), folder
         for name in re.findall(r"`(\w+\.py)`", files):
             assert (ROOT / folder / name).is_file(), f"{folder}/{name}"

@@ -31,8 +31,8 @@ _of_user: dict[str, type] = {}
 def _of_project() -> dict[str, type]:
     found: dict[str, type] = {}
     for package in PACKAGES:
-        for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-            found |= _classes(importlib.import_module(f"{package}.{info.name}"))
+        for info in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+            found |= _classes(importlib.import_module(info.name))
     return found
 
 

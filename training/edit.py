@@ -4,7 +4,7 @@ Flags become transformations of the denoiser (samplers/transforms.py), put in th
 become further variables; images become arrays of the condition.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,11 +16,13 @@ from data.pixels import decode, to_model_space
 from losses.flow_matching import FlowMatching
 from models.classifier import NoisyClassifier
 from models.denoiser import Denoiser
+from models.flows.flow import Flow
 from models.model import NULL_LABEL, Variables
 from paths.couplings import Independent
 from samplers.autoguidance import Autoguidance
 from samplers.classifier_guidance import ClassifierGuidance
 from samplers.diffusion import Diffusion
+from samplers.flow import AscentInpainting, Interpolation
 from samplers.guidance import ClassifierFree
 from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask, Operator
@@ -49,6 +51,7 @@ class Edit:
     super_resolve: tuple[int, Path] | None = None  # a factor, and the image that is so many times smaller
     method: Literal["replacement", "reconstruction"] | None = None  # replacement for --inpaint, else reconstruction
     image_noise: float = 0.01  # standard deviation of the noise in the given image, on [-1, 1]; of reconstruction
+    interpolate: tuple[Path, Path] | None = None  # two images to pass between, in a flow's latents
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Edited:
             condition = {"label": jnp.arange(n, dtype=jnp.int32) % self.classes}
         else:
             condition = default_condition(model, n) or {}
+        if "start" in self.given:
+            condition["fraction"] = np.linspace(0.0, 1.0, n, dtype=np.float32)
         condition |= {name: np.broadcast_to(value, (n, *value.shape[1:])) for name, value in self.given.items()}
         return condition or None
 
@@ -95,6 +100,10 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
     asked = edit != Edit()
     if not asked:
         return Edited(sampler, classes, {}, None, {})
+    if isinstance(model, Flow):
+        return _edited_flow(edit, folder, experiment.data.shape, classes)
+    if edit.interpolate is not None:
+        raise UserError(f"{folder} has no latents to pass between: --interpolate is of flows")
     if not isinstance(sampler, Diffusion) or not isinstance(model, Denoiser):
         raise UserError(
             f"{folder} is drawn by {type(sampler).__name__}: guidance, thresholds and given images need a run that is "
@@ -147,6 +156,23 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
     return Edited(
         replace(sampler, transforms=(*first, *rest, *last)), classes, given, shown, others, _null_class(experiment)
     )
+
+
+def _edited_flow(edit: Edit, folder: Path, shape: tuple[int, ...], classes: int) -> Edited:
+    """What a flow can do: fill in pixels by gradient ascent, and pass between two images."""
+    for field in fields(Edit):
+        if field.name not in ("inpaint", "interpolate") and getattr(edit, field.name) != field.default:
+            flag = field.name.replace("_", "-")
+            raise UserError(f"{folder} is a flow: it can --inpaint and --interpolate, and --{flag} is of diffusion")
+    if edit.inpaint is not None and edit.interpolate is not None:
+        raise UserError("--inpaint and --interpolate: one at a time")
+    if edit.interpolate is not None:
+        if len(shape) != 3 or shape[2] not in (1, 3, 4):
+            raise UserError(f"{folder} draws samples of shape {shape}, no images that a PNG could be given for")
+        start, end = (_read(file, shape, folder) for file in edit.interpolate)
+        return Edited(Interpolation(), classes, {"start": start, "end": end}, None, {}, null_class=True)
+    _, given, shown = _measurement(edit, folder, shape)
+    return Edited(AscentInpainting(), classes, given, shown, {}, null_class=True)
 
 
 def _null_class(experiment: Experiment) -> bool:

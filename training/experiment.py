@@ -72,6 +72,8 @@ class Experiment:
 
 
 def _resolve(value: Any, defaults: dict[str, Any]) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_resolve(item, defaults) for item in value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
     changes = {}
@@ -79,6 +81,6 @@ def _resolve(value: Any, defaults: dict[str, Any]) -> Any:
         current = getattr(value, name)
         if isinstance(value, nn.Module) and name in defaults and current is None:
             changes[name] = defaults[name]
-        elif is_dataclass(current):
+        elif is_dataclass(current) or isinstance(current, tuple):
             changes[name] = _resolve(current, defaults)
     return value.clone(**changes) if isinstance(value, nn.Module) else replace(value, **changes)

@@ -6,12 +6,13 @@ import jax
 import numpy as np
 
 from data.dataset import Batches
+from models.flows.flow import Flow
 from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment
 from training.handover import Handover
-from training.mesh import by_batch, replicated
+from training.mesh import by_batch, put_batch, replicated
 from training.run import abstract, default_condition, example_batch
 from training.state import TrainState, initial_state
 from training.step import make_train_step, named_key
@@ -36,6 +37,7 @@ class Plan:
                 )
             self.model = experiment.resolved_model()
             self._check_classes()
+            self._check_levels()
             self.optimizer = experiment.optimizer.build(experiment.steps)
             self.batch_sharding = by_batch(self.mesh)
             self.batches = Batches(
@@ -67,10 +69,20 @@ class Plan:
         self.train_step = jax.jit(
             step, donate_argnums=0, in_shardings=(whole, self.batch_sharding), out_shardings=(whole, whole)
         )
-        # Two examples are enough for shapes, and the compiled init does not depend on the batch size.
-        fresh = jax.jit(self._initial, out_shardings=whole)
-        self.initial = lambda: self.handover.into(fresh(example_batch(experiment, 2)), self.mesh)
+        split = self.batch_sharding if self.model.data_batches else None
+        fresh = jax.jit(self._initial, in_shardings=split, out_shardings=whole)
+        self.initial = lambda: self.handover.into(fresh(self._first_batch()), self.mesh)
         self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
+
+    def _first_batch(self) -> dict[str, Any]:
+        """What `init` is shown: zeros, or the run's first batches, of all devices, where it looks at values."""
+        if (
+            not self.model.data_batches
+        ):  # two examples are enough for shapes, and the compiled init depends on nothing else
+            return example_batch(self.experiment, 2)
+        self.experiment.data.prepare()
+        batches = [self.batches[i] for i in range(self.model.data_batches)]
+        return put_batch({name: np.concatenate([b[name] for b in batches]) for name in batches[0]}, self.batch_sharding)
 
     def _initial(self, batch: dict[str, Any]) -> TrainState:
         return initial_state(self.model, self.optimizer, named_key(self.experiment.seed, "init"), batch)
@@ -79,6 +91,16 @@ class Plan:
         classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes
         if classes and classes != there:
             raise ValueError(f"the model is conditioned on {classes} classes, but the data has {there}")
+
+    def _check_levels(self) -> None:
+        """A flow's bits are those of the data only if both have the same bins."""
+        if isinstance(self.model, Flow):
+            own, there = self.model.bin_width, self.experiment.data.bin_width
+            if (own is None) != (there is None) or (own and there and abs(own / there - 1.0) > 1e-6):
+                levels = "is continuous" if there is None else f"has {round(2.0 / there) + 1} levels"
+                raise ValueError(
+                    f"the flow's dequantisation ({self.model.dequantize}) does not fit the data, which {levels}"
+                )
 
     def _check_sampler(self, shapes: TrainState) -> None:
         sampler = self.experiment.sampler

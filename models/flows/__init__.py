@@ -1,0 +1,1 @@
+"""Normalizing flows: bijections with their log-determinants, and the models assembled from them."""

@@ -1,0 +1,116 @@
+"""Continuous flows: FFJORD, Grathwohl et al. 1810.01367; regularised as RNODE, Finlay et al. 2002.02798.
+
+    (1)  z = x(1),  dx/dt = f(x, t),  x(0) = x;  f(x, t) = net(x, 1000·t, label)
+    (2)  log|det ∂z/∂x| = ∫₀¹ tr ∂f/∂x(x(t), t) dt                              1810.01367 eq. 2
+    (3)  x = f⁻¹(z):  the same from 1 to 0
+    (4)  K = ∫₀¹ ‖f(x(t), t)‖² dt / D                                           kinetic energy, 2002.02798
+    (5)  J = ∫₀¹ ‖∂f/∂x(x(t), t)‖_F² dt / D                                     Jacobian energy, 2002.02798
+
+Trace and Frobenius norm are of the same products (∂f/∂x)·v_k, models/trace.py. The papers take vᵀ∂f/∂x instead, by a
+backward pass through the net. Either way both estimates are unbiased and there are as many matrix products; but (∂f/∂x)v
+is had while going forward, so that no evaluation keeps a tape of its own, and the gradient of a likelihood is reverse
+over forward, not reverse over reverse.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from models.flows.bijection import Bijection, Moved, Params
+from models.model import Condition, Net
+from models.ode import Integrator, Solution
+from models.trace import Exact, Trace
+
+TIME = 1000.0  # nets embed noise levels on the scale of DDPM's step index, models/embedding.py
+
+
+@dataclass(frozen=True, kw_only=True)
+class CNF(Bijection):
+    """Eq. (1). Each example is a solve of its own, with its own steps, its own noise: nothing depends on the batch.
+
+    Of a condition it sees `label` [B], if the net has classes, and `keys` [B]: the vectors of a random trace, drawn once
+    a solve, come from the example's key alone. `pull` takes no trace and so needs no keys.
+
+    Everywhere but in `init` and `pull`, ValueError is raised if the trace is random and the condition has no keys. Where
+    an adaptive integrator does not arrive, an example is NaN.
+    """
+
+    net: Net  # of f
+    integrator: Integrator
+    trace: Trace = field(default_factory=Exact)
+
+    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
+        return self.net.init(key, x, jnp.zeros(x.shape[:1], x.dtype), self._label(condition))["params"]
+
+    def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
+        state = self._solve(params, x, condition, 0.0, 1.0).y
+        return state["x"], state["logdet"]
+
+    def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
+        state = self._solve(params, z, condition, 1.0, 0.0).y
+        return state["x"], state["logdet"]
+
+    def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *s"]:
+        def one(z: Float[Array, "*s"], label: Int[Array, ""] | None) -> Any:
+            return self.integrator(lambda t, x: self._field(params, x, t, label), z, 1.0, 0.0).y
+
+        return jax.vmap(one)(_wide(z), self._label(condition))
+
+    def observe(
+        self, params: Params, x: Float[Array, "b *s"], condition: Condition = None
+    ) -> tuple[Float[Array, "b *s"], Float[Array, " b"], dict[str, Float[Array, "..."]]]:
+        """`forward`, and [B] each: `nfe`, calls of the net; `kinetic_energy`, eq. (4); `jacobian_energy`, eq. (5).
+
+        The energies are integrated in the same solve, and an adaptive integrator minds their error too.
+        """
+        state, nfe, _ = self._solve(params, x, condition, 0.0, 1.0, energies=True)
+        energies = {name: state[name] for name in ("kinetic_energy", "jacobian_energy")}
+        return state["x"], state["logdet"], {"nfe": nfe.astype(jnp.float32), **energies}
+
+    def _solve(
+        self,
+        params: Params,
+        x: Float[Array, "b *s"],
+        condition: Condition,
+        t0: float,
+        t1: float,
+        energies: bool = False,
+    ) -> Solution:
+        """Eq. (1), (2) and, if asked, (4), (5) from t0 to t1."""
+
+        def one(x: Float[Array, "*s"], key: Key[Array, ""] | None, label: Int[Array, ""] | None) -> Solution:
+            vectors = self.trace.vectors(key, x)
+
+            def augmented(t: Float[Array, ""], state: Any) -> Any:
+                f = lambda x: self._field(params, x, t, label)  # noqa: E731
+                # The value depends on no v and so is not computed K times: the net is called once.
+                along = lambda v: jax.jvp(f, (state["x"],), (v,))  # noqa: E731
+                u, products = jax.vmap(along, out_axes=(None, 0))(vectors)
+                slopes = {"x": u, "logdet": jnp.sum(vectors * products)}
+                if energies:
+                    slopes["kinetic_energy"] = jnp.sum(u**2) / x.size
+                    slopes["jacobian_energy"] = jnp.sum(products**2) / x.size
+                return slopes
+
+            names = ("logdet", "kinetic_energy", "jacobian_energy") if energies else ("logdet",)
+            return self.integrator(augmented, {"x": x} | dict.fromkeys(names, jnp.zeros((), x.dtype)), t0, t1)
+
+        return jax.vmap(one)(_wide(x), (condition or {}).get("keys"), self._label(condition))
+
+    def _field(
+        self, params: Params, x: Float[Array, "*s"], t: Float[Array, ""], label: Int[Array, ""] | None
+    ) -> Float[Array, "*s"]:
+        """f of one example."""
+        label = None if label is None else label[None]
+        u: Any = self.net.apply({"params": params}, x[None], TIME * t[None], label)
+        return u[0].astype(x.dtype)
+
+    def _label(self, condition: Condition) -> Int[Array, " b"] | None:
+        return (condition or {}).get("label") if getattr(self.net, "num_classes", 0) else None
+
+
+def _wide(x: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

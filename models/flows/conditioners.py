@@ -1,0 +1,175 @@
+"""The networks that couplings ask: from the part of x that is seen to the parameters of what moves the rest.
+
+Any Linen module with this call may stand for one. It is never inverted, so it may be anything; but nothing in it may
+mix the examples of a batch (batch normalisation would: one example's density would depend on the others).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Float
+
+from models.convolution import Conv3x3
+from models.model import Condition
+from models.stack import Stack
+
+Seen = Float[Array, "b *s c"]
+ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh, "gelu": nn.gelu}
+zeros = nn.initializers.zeros
+
+
+class Conditioner(nn.Module, ABC):
+    """Base. `dtype` and `remat` are as the experiment says where they are None."""
+
+    dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
+    remat: str | None = None  # gradient checkpointing of repeated blocks, see models/stack.py
+
+    @abstractmethod
+    def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
+        """`count` numbers at each place of `seen`, whose last axis is channels.
+
+        `condition` may hold `label` [B] and `given` [B, …, C], an image like the one seen.
+        """
+
+
+def _shown(seen: Seen, condition: Condition) -> Float[Array, "b *s d"]:
+    """What is seen, and beside it what is given, as further channels."""
+    given = (condition or {}).get("given")
+    return seen if given is None else jnp.concatenate([seen, given.astype(seen.dtype)], axis=-1)
+
+
+def _wide(seen: Seen) -> Any:
+    """What a residual stream is kept in, whatever blocks compute in."""
+    return jnp.promote_types(seen.dtype, jnp.float32)
+
+
+class Label(nn.Module):
+    """A row of a table for each class and one for "no class", as wide as `h`, broadcast over its places."""
+
+    num_classes: int
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b *s c"], condition: Condition) -> Float[Array, "b *_ c"]:
+        label = (condition or {}).get("label")
+        index = jnp.full(h.shape[:1], self.num_classes) if label is None else label
+        index = jnp.where(index < 0, self.num_classes, index)
+        row = nn.Embed(self.num_classes + 1, h.shape[-1], name="label")(index)
+        return row.reshape(h.shape[0], *(1,) * (h.ndim - 2), -1)
+
+
+class MLPConditioner(Conditioner):
+    """Dense layers over all that is seen, flattened: vectors and small images."""
+
+    width: int = 256  # of a hidden layer
+    depth: int = 2  # hidden layers
+    activation: Literal["relu", "silu", "tanh", "gelu"] = "relu"
+    uniform: float = 0.0  # all kernels begin uniform in ±this, as NICE's; 0: scaled to their inputs, the last one 0
+    num_classes: int = 0  # classes to condition on; 0 is unconditional
+
+    @nn.compact
+    def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
+        places = seen.shape[1:-1]
+        hidden, last = nn.initializers.he_normal(), zeros
+        if self.uniform:
+            hidden = last = nn.initializers.uniform(2.0 * self.uniform)
+            hidden = last = lambda key, shape, dtype=jnp.float32, draw=hidden: draw(key, shape, dtype) - self.uniform
+        shown = _shown(seen, condition)
+        h = shown.reshape(shown.shape[0], math.prod(shown.shape[1:]))
+        for i in range(self.depth):
+            h = nn.Dense(self.width, kernel_init=hidden, dtype=self.dtype, name=f"hidden_{i}")(h)
+            if i == 0 and self.num_classes:
+                h = h + Label(self.num_classes, name="class")(h, condition)
+            h = ACTIVATIONS[self.activation](h)
+        out = nn.Dense(math.prod(places) * count, kernel_init=last, dtype=self.dtype, name="out")(h)
+        return out.reshape(seen.shape[0], *places, count)
+
+
+class ConvConditioner(Conditioner):
+    """Glow's: 3×3, 1×1 and 3×3 convolutions, the last of them zero (1807.03039 §4, app. B)."""
+
+    width: int = 512
+    num_classes: int = 0  # classes to condition on; 0 is unconditional
+
+    @nn.compact
+    def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
+        normal = nn.initializers.normal(0.05)
+        h = Conv3x3(self.width, self.dtype, normal, name="in")(_shown(seen, condition))
+        if self.num_classes:
+            h = h + Label(self.num_classes, name="class")(h, condition)
+        h = nn.relu(nn.Dense(self.width, kernel_init=normal, dtype=self.dtype, name="mix")(nn.relu(h)))
+        return Conv3x3(count, self.dtype, zeros, name="out")(h)
+
+
+class _ResidualBlock(nn.Module):
+    """h ← h + conv(relu(LN(conv(relu(LN(h)))))): LN over channels, where RealNVP has batch normalisation."""
+
+    width: int
+    dtype: str | None
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b y x c"], train: bool = False) -> Float[Array, "b y x c"]:
+        y = Conv3x3(self.width, self.dtype, name="first")(nn.relu(nn.LayerNorm()(h)))
+        return h + Conv3x3(self.width, self.dtype, name="second")(nn.relu(nn.LayerNorm()(y))).astype(h.dtype)
+
+
+class ResNetConditioner(Conditioner):
+    """RealNVP's: a convolution, residual blocks, a 1×1 convolution that begins at zero (1605.08803 §3.5, §4.1)."""
+
+    width: int = 64  # feature maps
+    depth: int = 8  # residual blocks
+    num_classes: int = 0  # classes to condition on; 0 is unconditional
+
+    @nn.compact
+    def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
+        h = Conv3x3(self.width, self.dtype, name="in")(_shown(seen, condition)).astype(_wide(seen))
+        if self.num_classes:
+            h = h + Label(self.num_classes, name="class")(h, condition)
+        h, _ = Stack(_ResidualBlock(self.width, self.dtype, parent=None), self.depth, self.remat, name="blocks")(h)
+        return nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(nn.relu(nn.LayerNorm()(h)))
+
+
+class _AttentionBlock(nn.Module):
+    """Pre-norm attention and MLP."""
+
+    heads: int
+    dtype: str | None
+
+    @nn.compact
+    def __call__(self, h: Float[Array, "b n f"], train: bool = False) -> Float[Array, "b n f"]:
+        width = h.shape[-1]
+        qkv: Any = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(nn.LayerNorm()(h))
+        q, k, v = jnp.split(qkv.reshape(*h.shape[:2], 3 * self.heads, -1), 3, axis=2)
+        attended = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        h = h + nn.Dense(width, dtype=self.dtype, name="attended")(attended).astype(h.dtype)
+        y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="up")(nn.LayerNorm()(h)))
+        return h + nn.Dense(width, dtype=self.dtype, name="down")(y).astype(h.dtype)
+
+
+class TransformerConditioner(Conditioner):
+    """A transformer whose tokens are the places of what is seen; of a vector, its numbers (Jet 2412.15129)."""
+
+    width: int = 128  # of a token
+    depth: int = 2  # blocks
+    heads: int = 4
+    num_classes: int = 0  # classes to condition on; 0 is unconditional
+
+    @nn.compact
+    def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
+        shown = _shown(seen, condition)
+        tokens = shown.reshape(shown.shape[0], -1, shown.shape[-1]) if shown.ndim > 2 else shown[..., None]
+        h = nn.Dense(self.width, dtype=self.dtype, name="embed")(tokens).astype(_wide(seen))
+        places = self.param("positions", nn.initializers.normal(0.02), (1, tokens.shape[1], self.width))
+        h = h + places
+        if self.num_classes:
+            h = h + Label(self.num_classes, name="class")(h, condition)
+        h, _ = Stack(_AttentionBlock(self.heads, self.dtype, parent=None), self.depth, self.remat, name="blocks")(h)
+        h = nn.LayerNorm()(h)
+        if shown.ndim > 2:
+            out = nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(h)
+            return out.reshape(*seen.shape[:-1], count)
+        # A vector's two parts need not be equally long: its tokens are read as one.
+        return nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(h.reshape(h.shape[0], -1))

@@ -1,0 +1,67 @@
+"""Glow: Kingma & Dhariwal 1807.03039.
+
+    (1)  a step: actnorm, invertible 1×1 convolution, affine coupling of channel halves                table 1
+    (2)  a level: squeeze, K steps, half of the channels factored out                                  fig. 2
+    (3)  the factored half y given what goes on, h:  N(y; μ(h), σ(h)²), μ and σ a network that begins at 0
+    (4)  the last level keeps all its channels; its prior is N(μ, σ²), of each class if there are any   app. C
+
+L levels of K steps; for CIFAR-10 the paper has L 3, K 32 and networks of 512 channels. Eq. (3) is written as a
+bijection, (y − μ(h))/σ(h), so that all latents are standard normal and one temperature scales them all. A level's K
+steps are one scan.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxtyping import Array, Float, Key
+
+from models.flows.bijection import Assembled, Bijection, Chain, Invert, Params
+from models.flows.conditioners import Conditioner, ConvConditioner
+from models.flows.coupling import Coupling, FactorOut
+from models.flows.elementwise import Affine
+from models.flows.linear import ActNorm, Invertible1x1
+from models.flows.reshaping import Squeeze
+from models.flows.stacked import Stacked
+from models.model import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class Glow(Assembled):
+    """Eq. (1)–(3), of images whose sides 2^levels divides. z has the image's shape."""
+
+    levels: int = 3  # L
+    steps: int = 32  # K
+    conditioner: Conditioner = field(default_factory=ConvConditioner)  # of the couplings, and of the learned priors
+    scale: Literal["exp", "tanh", "sigmoid"] = "sigmoid"  # of the couplings, models/flows/elementwise.py
+    convolution: Literal["plain", "plu"] = "plu"
+    backward_pass: Literal["save", "remat", "reversible"] = "save"  # of a level's steps, models/flows/stacked.py
+    anchor: int = 0  # with reversible: keep the state after every so many steps
+
+    def __post_init__(self) -> None:
+        if self.levels < 1:
+            raise ValueError(f"Glow needs at least one level, got levels={self.levels}")
+
+    def assemble(self) -> Bijection:
+        return self._level(0)
+
+    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
+        side = 2**self.levels
+        if x.ndim != 4 or x.shape[1] % side or x.shape[2] % side:
+            got = "x".join(map(str, x.shape[1:3])) if x.ndim == 4 else f"arrays with {x.ndim - 1} axes"
+            raise ValueError(f"Glow with levels={self.levels} takes images whose sides {side} divides, not {got}")
+        return super().init(key, x, condition)
+
+    def _level(self, index: int) -> Bijection:
+        step = Chain(
+            parts=(
+                ActNorm(),
+                Invertible1x1(parametrisation=self.convolution),
+                Coupling(transform=Affine(scale=self.scale), conditioner=self.conditioner),
+            )
+        )
+        steps = Stacked(block=step, depth=self.steps, backward_pass=self.backward_pass, anchor=self.anchor)
+        if index == self.levels - 1:
+            return Chain(parts=(Squeeze(), steps, Invert(bijection=Squeeze())))
+        learned_prior = Coupling(transform=Affine(scale="exp"), conditioner=self.conditioner)
+        rest = FactorOut(bijection=self._level(index + 1))
+        return Chain(parts=(Squeeze(), steps, learned_prior, rest, Invert(bijection=Squeeze())))

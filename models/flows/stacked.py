@@ -1,0 +1,151 @@
+"""Depth: equal bijections as one `lax.scan` over stacked parameters, and four ways to differentiate through it.
+
+    (1)  (h_{i+1}, ℓ_{i+1}) = (f(h_i; θ_i), ℓ_i + log|det ∂f(h_i; θ_i)|),  i = 0 … L−1
+    (2)  backwards through (1) from h_L alone:  h_i = f⁻¹(h_{i+1}; θ_i), then the cotangents of f at h_i
+         as reversible residual networks do it                                                      1707.04585 §3.2
+
+    backward      kept for the backward pass                           runs of f over a step without it
+    save          what every layer's own derivative needs              the least
+    remat         h_0 … h_{L−1}                                        one forward pass more
+    reversible    h_L; with `anchor` K also h_K, h_2K, …               one inverse pass more, at most
+
+Eq. (2) in floating point gives back h_i with an error that grows with every layer walked, as steeply as f⁻¹ stretches.
+An anchor ends that growth: the walk starts anew from what was kept. `observe` says how far off a walk ends.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key
+
+from models.flows.bijection import Bijection, Moved, Params, merge, split, zeros
+from models.model import Condition
+from models.stack import checkpointed
+
+TINY = 1e-30  # an example that is all 0 is no division by 0
+OBSERVED = 8  # examples whose way back is looked at: an inverse pass of the whole batch would cost a third of a step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stacked(Bijection):
+    """Eq. (1): `depth` bijections like `block`, which must keep the shape of x. The inverse is the scan in reverse."""
+
+    block: Bijection
+    depth: int
+    backward_pass: Literal["save", "remat", "reversible"] = "save"  # what is kept for the gradient; see above
+    anchor: int = 0  # with reversible: keep the state after every so many layers; 0 keeps the last alone
+
+    def __post_init__(self) -> None:
+        if self.depth < 1 or self.backward_pass not in ("save", "remat", "reversible"):
+            raise ValueError(f"{self.depth=} must be at least 1, backward_pass one of save, remat, reversible")
+        if self.anchor < 0 or (self.anchor and (self.depth % self.anchor or self.backward_pass != "reversible")):
+            raise ValueError(
+                f"anchor={self.anchor} must divide depth={self.depth} and is of the reversible backward pass alone"
+            )
+
+    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
+        def body(x: Any, key: Any) -> tuple[Any, Params]:
+            params = self.block.init(key, x, condition)
+            return self.block.forward(params, x, condition)[0], params
+
+        return jax.lax.scan(body, x, jax.random.split(key, self.depth))[1]
+
+    def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
+        if self.backward_pass == "reversible":
+            return self._reversible(params, x, condition)
+        return self._run(params, x, condition, "full" if self.backward_pass == "remat" else None)
+
+    def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
+        def body(carry: Moved, params: Params) -> tuple[Moved, None]:
+            x, change = self.block.inverse(params, carry[0], condition)
+            return (x, carry[1] + change), None
+
+        return jax.lax.scan(body, (z, zeros(z)), params, length=self.depth, reverse=True)[0]
+
+    def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *t"]:
+        body = lambda z, params: (self.block.pull(params, z, condition), None)  # noqa: E731
+        return jax.lax.scan(body, z, params, length=self.depth, reverse=True)[0]
+
+    def observe(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Any:
+        """`reconstruction_error`: ‖h̃ − h‖/‖h‖ at the end of the reversible walk, the mean over a few examples.
+
+        With anchors each walk ends at one, and it is the largest that is said.
+        """
+        if self.backward_pass != "reversible":
+            return (*self.forward(params, x, condition), {})
+        few = jax.tree.map(lambda leaf: leaf[:OBSERVED], condition)
+        start, params_now = jax.lax.stop_gradient((x[:OBSERVED], params))
+        group = Stacked(block=self.block, depth=self.anchor or self.depth)
+
+        def body(h: Any, params: Params) -> tuple[Any, Any]:
+            end, _ = group.forward(params, h, few)
+            away = group.pull(params, end, few) - h
+            axes = tuple(range(1, h.ndim))
+            return end, jnp.mean(jnp.sqrt(jnp.sum(away**2, axes) / jnp.maximum(jnp.sum(h**2, axes), TINY)))
+
+        _, errors = jax.lax.scan(body, start, self._grouped(params_now), length=self.depth // group.depth)
+        return (*self.forward(params, x, condition), {"reconstruction_error": jnp.max(errors)})
+
+    def _grouped(self, params: Params) -> Params:
+        """Leaves [L, …] as [L/K, K, …]."""
+        k = self.anchor or self.depth
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, k, *leaf.shape[1:]), params)
+
+    def _run(self, params: Params, x: Float[Array, "b *s"], condition: Condition, remat: str | None = None) -> Moved:
+        """Eq. (1)."""
+
+        def body(carry: Moved, params: Params) -> tuple[Moved, None]:
+            z, change = self.block.forward(params, carry[0], condition)
+            return (z, carry[1] + change), None
+
+        return jax.lax.scan(checkpointed(body, remat), (x, zeros(x)), params, length=self.depth)[0]
+
+    def _reversible(self, params: Params, x: Float[Array, "b *s"], condition: Condition) -> Moved:
+        """Eq. (1) with (2) for its gradient. Reverse mode only."""
+        group = Stacked(block=self.block, depth=self.anchor or self.depth)
+
+        # Everything is an argument: a rule for gradients may not close over values that are being traced.
+        @jax.custom_vjp
+        def run(trained: Params, constants: Params, x: Any, floats: Any, rest: Any) -> Moved:
+            return self._run(merge(trained, constants), x, merge(floats, rest) or None)
+
+        def ahead(trained: Params, constants: Params, x: Any, floats: Any, rest: Any) -> tuple[Moved, Any]:
+            condition = merge(floats, rest) or None
+
+            def body(carry: Moved, params: Params) -> tuple[Moved, Any]:
+                z, change = group.forward(params, carry[0], condition)
+                return (z, carry[1] + change), z
+
+            grouped = self._grouped(merge(trained, constants))
+            (z, logdet), anchors = jax.lax.scan(body, (x, zeros(x)), grouped, length=self.depth // group.depth)
+            kept = anchors if self.anchor else z[None]
+            return (z, logdet), (trained, constants, kept, floats, rest)
+
+        def back(kept: Any, bars: Any) -> Any:
+            trained, constants, anchors, floats, rest = kept
+            condition, (z_bar, logdet_bar) = merge(floats, rest) or None, bars
+
+            def layer(carry: Any, params: Params) -> tuple[Any, Any]:
+                z, z_bar, condition_bar = carry
+                x, x_bar, params_bar, change = self.block.backward(params, z, condition, z_bar, logdet_bar)
+                return (x, x_bar, jax.tree.map(jnp.add, condition_bar, change)), params_bar
+
+            def walk(carry: Any, row: Any) -> tuple[Any, Any]:
+                params, anchor = row
+                z_bar, condition_bar = carry
+                (_, *carry), params_bar = jax.lax.scan(
+                    layer, (anchor, z_bar, condition_bar), params, length=group.depth, reverse=True
+                )
+                return tuple(carry), params_bar
+
+            rows = (self._grouped(merge(trained, constants)), anchors)
+            start = (z_bar, jax.tree.map(jnp.zeros_like, floats))
+            (x_bar, condition_bar), params_bar = jax.lax.scan(walk, start, rows, reverse=True)
+            params_bar = jax.tree.map(lambda leaf: leaf.reshape(self.depth, *leaf.shape[2:]), params_bar)
+            return params_bar, None, x_bar, condition_bar, None
+
+        run.defvjp(ahead, back)
+        trained, constants = split(params)
+        return run(trained, constants, x, *split(condition or {}))

@@ -1,0 +1,110 @@
+"""TarFlow: Zhai et al. 2412.06329, an autoregressive flow over patches whose network is a causal transformer.
+
+    (1)  image → tokens x_1 … x_T, each a patch of P×P×C numbers                                    §2
+    (2)  z_1 = x_1,  z_t = (x_t − μ_t(x_<t))·exp(−α_t(x_<t)),  t = 2 … T                            §2
+    (3)  log|det| = −Σ α:  block-triangular, and diagonal within a token
+    (4)  x_t = z_t·exp(α_t(x_<t)) + μ_t(x_<t),  one token after the other
+    (5)  f = … ∘ R ∘ block_2 ∘ R ∘ block_1,  R the sequence in reverse
+
+Eq. (2) is one call of the network (models/flows/causal.py); eq. (4) is T steps of it, each from a cache.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from models.flows.bijection import Assembled, Bijection, Chain, Moved, Params, per_example, zeros
+from models.flows.causal import CausalTransformer, Tokens
+from models.flows.reshaping import Patches
+from models.flows.stacked import Stacked
+from models.model import Condition
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarFlowBlock(Bijection):
+    """Eq. (2), of tokens [B, T, F]."""
+
+    net: CausalTransformer = field(default_factory=CausalTransformer)
+    cached: bool = True  # the inverse keeps keys and values; without, it calls the whole network for every token
+
+    def init(self, key: Key[Array, ""], x: Tokens, condition: Condition = None) -> Params:
+        return self.net.init(key, x, _label(condition))["params"]
+
+    def forward(self, params: Params, x: Tokens, condition: Condition = None) -> Moved:
+        mu, alpha = self._net(params, x, _label(condition))
+        return (x - mu) * jnp.exp(-alpha), -per_example(alpha)
+
+    def inverse(self, params: Params, z: Tokens, condition: Condition = None) -> Moved:
+        label = _label(condition)
+        z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
+        rows = (jnp.arange(z.shape[1] - 1), z[:, 1:].swapaxes(0, 1))
+
+        def step(carry: Any, row: Any) -> tuple[Any, Any]:
+            (x, cache), (i, z_next) = carry, row
+            mu, alpha, cache = self._net(params, x, cache, i, label, method="step")
+            x = z_next * jnp.exp(alpha) + mu
+            return (x, cache), (x, per_example(alpha))
+
+        def whole(x: Any, row: Any) -> tuple[Any, Any]:
+            i, z_next = row
+            mu, alpha = (jax.lax.dynamic_index_in_dim(y, i + 1, 1, False) for y in self._net(params, x, label))
+            x_next = z_next * jnp.exp(alpha) + mu
+            return jax.lax.dynamic_update_index_in_dim(x, x_next, i + 1, 1), (x_next, per_example(alpha))
+
+        # Zeros stand where x is not known yet.
+        start = (z[:, 0], self.net.empty(z)) if self.cached else jnp.zeros_like(z).at[:, 0].set(z[:, 0])
+        _, (x, changes) = jax.lax.scan(step if self.cached else whole, start, rows)
+        return jnp.concatenate([z[:, :1], x.swapaxes(0, 1)], axis=1), zeros(z) + jnp.sum(changes, axis=0)
+
+    def _net(self, params: Params, *arguments: Any, method: str = "__call__") -> Any:
+        return self.net.apply({"params": params}, *arguments, method=method)
+
+
+def _label(condition: Condition) -> Int[Array, " b"] | None:
+    return (condition or {}).get("label")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _ReverseTokens(Bijection):
+    """R of eq. (5)."""
+
+    def init(self, key: Key[Array, ""], x: Tokens, condition: Condition = None) -> Params:
+        return {}
+
+    def forward(self, params: Params, x: Tokens, condition: Condition = None) -> Moved:
+        return x[:, ::-1], zeros(x)
+
+    def inverse(self, params: Params, z: Tokens, condition: Condition = None) -> Moved:
+        return z[:, ::-1], zeros(z)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TarFlow(Assembled):
+    """Eq. (1)–(5), of images whose sides `patch` divides. z has the image's shape.
+
+    The sizes that are set are the published code's for MNIST. For ImageNet at 64×64 it has patches of 2, 8 blocks and
+    networks of 8 layers, 768 wide, with 12 heads.
+    """
+
+    patch: int = 4  # P
+    blocks: int = 4  # each with a network of its own
+    net: CausalTransformer = field(default_factory=CausalTransformer)
+    cached: bool = True  # see `TarFlowBlock`
+    backward_pass: Literal["save", "remat"] = "save"  # of the blocks, models/flows/stacked.py; `reversible` would
+    # invert each of them, T steps in sequence
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1:
+            raise ValueError(f"TarFlow needs at least one block, got blocks={self.blocks}")
+
+    def assemble(self) -> Bijection:
+        # Every block hands its tokens on in reverse, so that all are alike and one scan; if they were an odd number,
+        # the tokens are put back in order at the end.
+        block = Chain(parts=(TarFlowBlock(net=self.net, cached=self.cached), _ReverseTokens()))
+        blocks = Stacked(block=block, depth=self.blocks, backward_pass=self.backward_pass)
+        return Patches(
+            patch=self.patch, bijection=Chain(parts=(blocks, _ReverseTokens())) if self.blocks % 2 else blocks
+        )
