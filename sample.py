@@ -118,7 +118,10 @@ def main() -> None:
     if not 0 <= chosen.seed < 2**31:
         raise UserError(f"--seed {chosen.seed} is not in [0, 2^31)")
     model = experiment.resolved_model()
-    sampler = rebuilt(default, chosen)
+    try:
+        sampler = rebuilt(default, chosen)
+    except ValueError as error:  # a setting that the sampler refuses
+        raise UserError(str(error)) from error
     own_fields = {entry.name for entry in dataclasses.fields(sampler)}
     asked = Edit(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(Edit) if f.name not in own_fields})
     edit = edited(asked, sampler, folder, experiment)

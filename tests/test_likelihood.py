@@ -197,7 +197,7 @@ def test_data_sets_know_their_bins(monkeypatch):
     np.testing.assert_array_equal((x + 1.0) / 0.125 % 1.0, 0.0)
     assert EightGaussians().bin_width is None
     for dtype, width in ((np.uint8, 2 / 255), (np.uint16, 2 / 65535), (np.float32, None)):
-        feature = SimpleNamespace(dtype=dtype)
+        feature = SimpleNamespace(np_dtype=dtype)
         builder = SimpleNamespace(info=SimpleNamespace(features={"image": feature}))
         monkeypatch.setattr(images, "_builder", lambda name, builder=builder: builder)
         assert TFDS(name="any").bin_width == width

@@ -1,0 +1,88 @@
+"""What a gradient through a deep flow needs in memory, by the four backward passes of models/flows/stacked.py.
+
+Affine couplings of 3,072 dimensions with one hidden layer of 256 units, batches of 256, float32. Memory is what the
+compiled gradient holds besides its arguments and results, as the compiler plans it: nothing is run but for the times.
+"""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+from models.flows.bijection import Chain
+from models.flows.conditioners import MLPConditioner
+from models.flows.coupling import Coupling
+from models.flows.permutations import Reverse
+from models.flows.priors import Normal
+from models.flows.stacked import Stacked
+from reproductions.reproduction import Row, Trained
+
+SCALES = {"tiny": None}
+DIMENSIONS, WIDTH, BATCH = 3072, 256, 256
+DEPTHS = (8, 16, 32, 64, 128)
+MODES: dict[str, dict[str, Any]] = {
+    "save": {"backward_pass": "save"},
+    "remat": {"backward_pass": "remat"},
+    "reversible, anchor 8": {"backward_pass": "reversible", "anchor": 8},
+    "reversible": {"backward_pass": "reversible"},
+}
+ROUNDS = 3
+SIZE = (10, 4.2)
+
+
+def gradient(depth: int, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """The compiled gradient of the mean log-density, and shapes of its arguments."""
+    block = Chain(parts=(Coupling(conditioner=MLPConditioner(width=WIDTH, depth=1)), Reverse()))
+    flow = Stacked(block=block, depth=depth, **settings)
+    x = jax.ShapeDtypeStruct((BATCH, DIMENSIONS), jnp.float32)
+    params = jax.eval_shape(flow.init, jax.random.key(0), x)
+
+    def loss(params: Any, x: Any) -> Any:
+        z, logdet = flow.forward(params, x)
+        return -jnp.mean(Normal().log_prob({}, z) + logdet)
+
+    return jax.jit(jax.grad(loss)).lower(params, x).compile(), params, x
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    for depth in DEPTHS:
+        for name, settings in MODES.items():
+            compiled, params, x = gradient(depth, settings)
+            analysis: Any = compiled.memory_analysis()
+            rng = np.random.default_rng(0)
+            draw = lambda leaf: jnp.asarray(0.01 * rng.standard_normal(leaf.shape), leaf.dtype)  # noqa: B023, E731
+            arguments = jax.tree.map(draw, (params, x))
+            seconds = []
+            for _ in range(ROUNDS):
+                began = time.perf_counter()
+                jax.block_until_ready(compiled(*arguments))
+                seconds.append(time.perf_counter() - began)
+            memory = analysis.temp_size_in_bytes / 2**20
+            yield {"layers": depth, "backward": name, "memory_mib": memory, "seconds": min(seconds)}
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    left, right = figure.subplots(1, 2)
+    for name in MODES:
+        line = [row for row in rows if row["backward"] == name]
+        layers = [row["layers"] for row in line]
+        left.loglog(layers, [row["memory_mib"] for row in line], "o-", ms=4, label=name)
+        right.plot(layers, [row["seconds"] for row in line], "o-", ms=4, label=name)
+    left.set(xlabel="layers", ylabel="MiB", title="temporary memory of a gradient")
+    right.set(xlabel="layers", ylabel="seconds", title="its time", ylim=(0, None))
+    for axes in (left, right):
+        axes.grid(True, alpha=0.3)
+    left.set_xticks(DEPTHS, [str(d) for d in DEPTHS])
+    left.minorticks_off()
+    left.legend(fontsize=9)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    yield f"{'MiB (seconds)':24}" + "".join(f"{depth:>15}" for depth in DEPTHS)
+    for name in MODES:
+        cells = [f"{r['memory_mib']:.0f} ({r['seconds']:.2f})" for r in rows if r["backward"] == name]
+        yield f"{name:24}" + "".join(f"{cell:>15}" for cell in cells)
