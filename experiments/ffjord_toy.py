@@ -11,18 +11,24 @@ from data.toys import EightGaussians
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.neighbours import TwoSampleAccuracy
+from models.concatsquash import ConcatSquash
 from models.flows.cnf import CNF
 from models.flows.flow import Flow
-from models.mlp import MLP
 from models.trace import Exact
 from samplers.flow import FlowSampler
 from samplers.integrators import FixedStep
 from training.experiment import Experiment
 from training.optimizer import Optimizer
 
+
+def flow(width: int, steps: int) -> Flow:
+    integrator = FixedStep(method="rk4", steps=steps)
+    return Flow(bijection=CNF(net=ConcatSquash(width=width), integrator=integrator, trace=Exact(), time_scale=1.0))
+
+
 experiment = Experiment(
     data=EightGaussians(),
-    model=Flow(bijection=CNF(net=MLP(width=64, depth=2), integrator=FixedStep(method="rk4", steps=16), trace=Exact())),
+    model=flow(width=64, steps=16),
     loss=NegativeLogLikelihood(),
     sampler=FlowSampler(),
     metrics=(FlowLikelihood(examples=10_000, batch_size=1000), TwoSampleAccuracy(samples=2000)),
@@ -37,7 +43,7 @@ experiment = Experiment(
 
 tiny = replace(
     experiment,
-    model=Flow(bijection=CNF(net=MLP(width=8, depth=1), integrator=FixedStep(steps=2), trace=Exact())),
+    model=flow(width=8, steps=2),
     metrics=(FlowLikelihood(examples=64),),
     steps=4,
     batch_size=16,

@@ -2,6 +2,7 @@
 
 Kingma & Dhariwal 1807.03039: two levels of actnorm, invertible 1×1 convolution and affine coupling, half of the
 channels factored out between them. The couplings' networks are dense: images are 8×8, and a CPU is quick at that.
+The training split is 1,437 digits: without strong weight decay the flow knows them by heart in a thousand steps.
 """
 
 from dataclasses import replace
@@ -23,7 +24,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=Digits(),
     model=Flow(
-        bijection=Glow(levels=2, steps=8, conditioner=MLPConditioner(width=128, depth=2)),
+        bijection=Glow(levels=2, steps=8, conditioner=MLPConditioner(width=128, num_classes=10)),
         prior=ClassNormal(num_classes=10),
         preprocess=Unit(levels=17),
         dequantize=UniformDequantization(levels=17),
@@ -36,8 +37,8 @@ experiment = Experiment(
         TwoSampleAccuracy(),
         NearestTrainDistance(),
     ),
-    optimizer=Optimizer(learning_rate=1e-3, warmup=100, decay="cosine", weight_decay=0.0),
-    steps=4000,
+    optimizer=Optimizer(learning_rate=2e-3, warmup=100, decay="cosine", weight_decay=6.0),
+    steps=3000,
     batch_size=256,
     ema=0.998,
     sample_every=1000,

@@ -35,12 +35,12 @@ experiment = Experiment(
         FlowLikelihood(examples=10_000, batch_size=500),
         FlowLikelihood(examples=10_000, batch_size=500, split="train"),
     ),
-    optimizer=Optimizer(learning_rate=1e-3, decay="cosine", b1=0.9, b2=0.99, eps=1e-8, clip=0.0),
-    steps=100 * EPOCH,
+    optimizer=Optimizer(learning_rate=1e-3, decay="cosine", b2=0.99, weight_decay=0.1, clip=0.0),
+    steps=40 * EPOCH,
     batch_size=200,
     ema=0.999,
     checkpoints=Checkpoints(every=4 * EPOCH),
-    sample_every=20 * EPOCH,
+    sample_every=10 * EPOCH,
 )
 
 tiny = replace(

@@ -44,7 +44,7 @@ experiment = Experiment(
 tiny = replace(
     experiment,
     model=replace(
-        experiment.model, bijection=RealNVP(scales=2, couplings=1, conditioner=ResNetConditioner(width=4, depth=1))
+        experiment.model, bijection=RealNVP(scales=1, couplings=1, conditioner=ResNetConditioner(width=4, depth=1))
     ),
     metrics=(FlowLikelihood(examples=16),),
     steps=4,

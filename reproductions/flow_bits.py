@@ -1,8 +1,8 @@
-"""Held-out bits/dim on scikit-learn's digits: two flows beside a full-covariance Gaussian and a mixture of diagonal ones.
+"""Held-out bits/dim of digits: two flows beside a full-covariance Gaussian and a mixture of diagonal ones.
 
-All are fitted to the same training digits, dequantised uniformly, and measured on the same held-out ones, so that each
-figure bounds the discrete data's from above. The mixture's number of components is the best of several on the held-out
-digits themselves, which favours it.
+All are fitted to scikit-learn's training digits, dequantised uniformly, and measured on the same held-out ones, so that
+each figure bounds the discrete data's from above. The mixture's number of components is the best of several on the
+held-out digits themselves, which favours it.
 """
 
 import math

@@ -52,7 +52,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
 def draw(rows: list[Row], figure: Figure) -> None:
     *samples, between = rows
     parts: Any = figure.subfigures(1, 2, width_ratios=(1.25, 1))
-    for axes, row in zip(parts[0].subplots(2, 2).flat, samples, strict=True):
+    for axes, row in zip(parts[0].subplots(2, 2).flat, samples, strict=False):
         axes.imshow(grid(row["images"], columns=8))
         axes.set(title=f"temperature {row['temperature']:g}")
         axes.axis("off")

@@ -175,7 +175,7 @@ class AscentInpainting(Sampler):
         mask = jnp.broadcast_to(mask, known.shape)
         first = low + (high - low) * jax.vmap(lambda key: jax.random.uniform(key, shape))(_folded(keys, PRIOR))
         noise_of = noise_of_steps(keys, known)
-        slope = jax.grad(lambda h: jnp.sum(flow.log_prob_of_preprocessed(variables, h, label)))
+        slope = jax.grad(lambda h: jnp.sum(flow.log_prob_of_preprocessed(variables, keys, h, label)))
 
         def step(h: Any, i: Any) -> tuple[Any, Any]:
             size = 10.0 / (100.0 + i)

@@ -1,10 +1,15 @@
 """What is asked of every bijection, in float64: tests of flows and of a user's own share it."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models.flows.bijection import Bijection
+
+# These programs run once: most of their time is the compiler's, and a third of that its optimisations.
+quick_jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
 def perturbed(params, key, scale=0.3):
@@ -25,11 +30,11 @@ def hold(bijection, x, condition=None, scale=0.3, tolerance=1e-8):
 
     # Data-dependent parameters come from more examples than are looked at: the spread of three is often near 0.
     many = jax.tree.map(lambda leaf: jnp.concatenate([leaf] * 8), condition)
-    start = jax.jit(bijection.init)(key, jax.random.normal(key, (8 * x.shape[0], *x.shape[1:]), x.dtype), many)
+    start = quick_jit(bijection.init)(key, jax.random.normal(key, (8 * x.shape[0], *x.shape[1:]), x.dtype), many)
     start = perturbed(start, key, scale)
-    forward, inverse = jax.jit(bijection.forward), jax.jit(bijection.inverse)
+    forward, inverse = quick_jit(bijection.forward), quick_jit(bijection.inverse)
 
-    @jax.jit
+    @quick_jit
     def slogdet(params, x, condition):
         def alone(v, own):
             own = jax.tree.map(lambda leaf: leaf[None], own)
@@ -54,5 +59,5 @@ def hold(bijection, x, condition=None, scale=0.3, tolerance=1e-8):
     near(permuted[0], z[order])
     near(permuted[1], logdet[order])
     if type(bijection).pull is not Bijection.pull:
-        near(jax.jit(bijection.pull)(start, z, condition), x)
+        near(quick_jit(bijection.pull)(start, z, condition), x)
     return start

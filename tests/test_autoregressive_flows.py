@@ -15,6 +15,7 @@ from models.flows.flow import Flow
 from models.flows.reshaping import Patches, Vectors
 from models.flows.spline import RationalQuadratic
 from models.flows.tarflow import TarFlow, TarFlowBlock
+from tests.flows import quick_jit
 
 CLASSES = 3
 MASKED = MADE(width=24, depth=2, activation="tanh", num_classes=CLASSES)
@@ -67,14 +68,14 @@ def test_inverse_log_determinant_and_batch_in_double_precision(flow_and_shape):
     flow, shape = flow_and_shape
     with jax.enable_x64(True):
         params, x, condition = case(flow, shape)
-        forward, inverse = jax.jit(flow.forward), jax.jit(flow.inverse)
+        forward, inverse = quick_jit(flow.forward), quick_jit(flow.inverse)
         z, logdet = forward(params, x, condition)
         back, minus = inverse(params, z, condition)
         other, other_minus = inverse(params, x, condition)
         again, other_logdet = forward(params, other, condition)
         order = np.asarray([2, 0, 1])
         shuffled, shuffled_logdet = forward(params, x[order], {"label": condition["label"][order]})
-        sign, exact = np.linalg.slogdet(jax.jit(partial(jacobian, flow))(params, x, condition))
+        sign, exact = np.linalg.slogdet(quick_jit(partial(jacobian, flow))(params, x, condition))
         for a, b, name in (
             (back, x, "x"),
             (again, x, "z"),
@@ -95,7 +96,7 @@ def test_inverse_log_determinant_and_batch_in_double_precision(flow_and_shape):
 def test_jacobian_is_triangular_in_the_stated_order(name):
     flow, shape = FLOWS[name]
     with jax.enable_x64(True):
-        found = np.asarray(jax.jit(partial(jacobian, flow))(*case(flow, shape)))
+        found = np.asarray(quick_jit(partial(jacobian, flow))(*case(flow, shape)))
     n, width = found.shape[1], shape[-1] if name == "block" else 1  # of a token
     of = np.arange(n) // width
     before = of[:, None] < of[None, :]  # what comes later in the sequence
@@ -111,9 +112,9 @@ def test_cached_inverse_equals_the_naive_one():
     flow, shape = TarFlow(patch=1, blocks=2, net=NET), (4, 2, 2)
     with jax.enable_x64(True):
         params, z, condition = case(flow, shape)
-        run = jax.jit(lambda flow: flow.inverse(params, z, condition), static_argnums=0)
+        run = quick_jit(lambda flow: flow.inverse(params, z, condition), static_argnums=0)
         (x, logdet), naive = run(flow), run(replace(flow, cached=False))
-        there = jax.jit(flow.forward)(params, x, condition)
+        there = quick_jit(flow.forward)(params, x, condition)
         for a, b in zip((x, logdet, *there), (*naive, z, -logdet), strict=True):
             np.testing.assert_allclose(a, b, atol=1e-9, rtol=1e-9)
 
@@ -124,7 +125,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside(name):
     params, x, condition = case(flow, shape)
     low = replace(flow, net=flow.net.clone(dtype="bfloat16"))
     for side in ("forward", "inverse"):
-        of = lambda flow: jax.jit(getattr(flow, side)).lower(params, x, condition)  # noqa: B023, E731
+        of = lambda flow: quick_jit(getattr(flow, side)).lower(params, x, condition)  # noqa: B023, E731
         assert "bf16" in of(low).as_text()
         assert "bf16" not in of(flow).as_text()
         assert {out.dtype for out in jax.tree.leaves(of(low).out_info)} == {jnp.dtype("float32")}
@@ -134,7 +135,7 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside(name):
 def test_label_changes_the_result_and_no_label_is_one_row(name):
     flow, shape = FLOWS[name]
     params, x, _ = case(flow, shape)
-    forward = jax.jit(lambda condition: flow.forward(params, x, condition))
+    forward = quick_jit(lambda condition: flow.forward(params, x, condition))
     of = lambda *labels: forward({"label": jnp.asarray(labels)})  # noqa: E731
     for a, b in zip(forward(None), of(-1, -1, -1), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
@@ -155,7 +156,7 @@ def test_starts_as_the_identity(name):
         # These bits are drawn by an instruction of XLA's own: the usual ones take it seconds to compile.
         return flow.forward(flow.init(jax.random.key(0, impl="unsafe_rbg"), x), x)
 
-    z, logdet = jax.jit(begin)(x)
+    z, logdet = quick_jit(begin)(x)
     np.testing.assert_allclose(z, x, atol=1e-5)
     np.testing.assert_allclose(logdet, 0.0, atol=1e-4)
 
@@ -185,7 +186,7 @@ def test_gradient_from_the_output_alone_is_the_gradient(flow, shape):
             assert condition_bar == {}  # a label has no gradient
             return (back, params_bar, x_bar), (x, *vjp(bars))
 
-        found, expected = jax.jit(both)(params, x)
+        found, expected = quick_jit(both)(params, x)
     for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-8, rtol=1e-8)
 

@@ -18,9 +18,9 @@ from models.mlp import MLP
 from models.model import Net
 from models.trace import Exact, Hutchinson
 from samplers.integrators import Adaptive, FixedStep
-from tests.flows import hold, perturbed
+from tests.flows import hold, perturbed, quick_jit
 
-RK4, DOPRI = FixedStep(steps=20), Adaptive()
+RK4, EULER, DOPRI = FixedStep(steps=20), FixedStep(method="euler", steps=2), Adaptive()
 MLP_2 = MLP(width=8, depth=1, num_classes=2)
 A = np.asarray([[0.3, -0.8, 0.1], [0.9, -0.2, 0.4], [-0.3, 0.2, 0.5]])
 
@@ -77,7 +77,7 @@ def linear(matrix, **settings):
 
 def moved(flow, x, condition=None):
     """Parameters at which nothing is zero; compiled as one, for op by op it takes seconds."""
-    return jax.jit(lambda: perturbed(flow.init(jax.random.key(1), x, condition), jax.random.key(1)))()
+    return quick_jit(lambda: perturbed(flow.init(jax.random.key(1), x, condition), jax.random.key(1)))()
 
 
 @pytest.mark.parametrize("trace", [Exact(), Hutchinson(probes=2)], ids=["exact", "hutchinson"])
@@ -90,8 +90,8 @@ def test_log_determinant_and_inverse(trace):
             hold(flow, x, condition)
             return
         params = moved(flow, x, condition)
-        z, logdet = jax.jit(flow.forward)(params, x, condition)
-        back, minus = jax.jit(flow.inverse)(params, z, condition)
+        z, logdet = quick_jit(flow.forward)(params, x, condition)
+        back, minus = quick_jit(flow.inverse)(params, z, condition)
         np.testing.assert_allclose(back, x, atol=1e-8)
         np.testing.assert_allclose(minus, -logdet, atol=1e-8)  # the same noise on the way back
 
@@ -100,16 +100,16 @@ def test_a_net_of_the_project_in_float32():
     x, condition = data(3, 4), {"label": jnp.asarray([0, 1, -1])}
     flow = CNF(net=MLP_2, integrator=FixedStep(method="heun", steps=100), time_scale=1.0)
     params = moved(flow, x, condition)
-    forward = jax.jit(flow.forward)
+    forward = quick_jit(flow.forward)
     z, logdet = forward(params, x, condition)
     assert z.dtype == logdet.dtype == jnp.float32
-    back, minus = jax.jit(flow.inverse)(params, z, condition)
+    back, minus = quick_jit(flow.inverse)(params, z, condition)
     np.testing.assert_allclose(back, x, atol=1e-4)
     np.testing.assert_allclose(minus, -logdet, atol=1e-4)
     otherwise = forward(params, x, {"label": jnp.asarray([1, 0, -1])})[0]
     assert np.abs(otherwise - z)[:2].max(1).min() > 1e-4
     np.testing.assert_allclose(otherwise[2], z[2], atol=1e-6)
-    few = replace(flow, integrator=FixedStep(method="euler", steps=1))
+    few = replace(flow, integrator=EULER)
     half = jax.eval_shape(few.forward, params, x.astype(jnp.bfloat16), condition)
     assert half[0].dtype == half[1].dtype == jnp.float32
 
@@ -117,7 +117,7 @@ def test_a_net_of_the_project_in_float32():
 @pytest.mark.parametrize("integrator", [RK4, DOPRI], ids=["rk4", "dopri5"])
 def test_a_linear_ode_is_known_exactly(integrator):
     x, (flow, params) = np.asarray(data(5, 3)), linear(A, integrator=integrator)
-    z, logdet, seen = jax.jit(flow.observe)(params, x)
+    z, logdet, seen = quick_jit(flow.observe)(params, x)
     np.testing.assert_allclose(z, x @ expm(A).T, atol=1e-5)
     np.testing.assert_allclose(logdet, np.trace(A), atol=1e-5)
     log_prob = lambda z: -0.5 * np.sum(z**2, -1) - 1.5 * np.log(2 * np.pi)  # noqa: E731
@@ -126,7 +126,7 @@ def test_a_linear_ode_is_known_exactly(integrator):
     t = np.linspace(0.0, 1.0, 101)
     squares = np.sum(np.stack([x @ (A @ expm(A * time)).T for time in t]) ** 2, axis=-1)
     np.testing.assert_allclose(seen["kinetic_energy"], simpson(squares, x=t, axis=0) / 3, rtol=1e-4)
-    back, minus = jax.jit(flow.inverse)(params, z)
+    back, minus = quick_jit(flow.inverse)(params, z)
     np.testing.assert_allclose(back, x, atol=2e-5)
     np.testing.assert_allclose(minus, -np.trace(A), atol=1e-5)
     assert {name: (value.shape, value.dtype) for name, value in seen.items()} == dict.fromkeys(
@@ -150,8 +150,8 @@ def test_hutchinson_approaches_the_exact_trace(noise):
     x = jnp.broadcast_to(data(1, 3), (n, 3))
     for probes in (1, 4):
         trace = Hutchinson(noise=noise, probes=probes)
-        flow, params = linear(A, integrator=FixedStep(steps=2), trace=trace)
-        _, logdet, seen = jax.jit(flow.observe)(params, x, {"keys": keys(n, probes)})
+        flow, params = linear(A, integrator=EULER, trace=trace)
+        _, logdet, seen = quick_jit(flow.observe)(params, x, {"keys": keys(n, probes)})
         for name, estimates, truth in (
             ("trace", logdet, np.trace(A)),
             ("norm", seen["jacobian_energy"], np.sum(A**2) / 3),
@@ -164,19 +164,19 @@ def test_hutchinson_approaches_the_exact_trace(noise):
 
 def test_rademacher_noise_is_exact_for_a_diagonal():
     diagonal = np.asarray([0.5, -1.0, 0.2])
-    flow, params = linear(np.diag(diagonal), integrator=RK4, trace=Hutchinson())
-    _, logdet, seen = jax.jit(flow.observe)(params, data(4, 3), {"keys": keys(4)})
+    flow, params = linear(np.diag(diagonal), integrator=EULER, trace=Hutchinson())
+    _, logdet, seen = quick_jit(flow.observe)(params, data(4, 3), {"keys": keys(4)})
     np.testing.assert_allclose(logdet, diagonal.sum(), atol=1e-6)
     np.testing.assert_allclose(seen["jacobian_energy"], np.sum(diagonal**2) / 3, rtol=1e-5)
 
 
-@pytest.mark.parametrize("integrator", [FixedStep(steps=4), DOPRI], ids=["rk4", "dopri5"])
+@pytest.mark.parametrize("integrator", [FixedStep(method="heun", steps=4), DOPRI], ids=["heun", "dopri5"])
 def test_nothing_depends_on_the_batch(integrator):
     """Neither the steps of an example nor its noise."""
     x, own = data(4, 3), keys(4)
     flow = CNF(net=Smooth(), integrator=integrator, trace=Hutchinson())
     params = moved(flow, x)
-    observe, some, elsewhere = jax.jit(flow.observe), np.asarray([3, 1]), np.asarray([0, 2])
+    observe, some, elsewhere = quick_jit(flow.observe), np.asarray([3, 1]), np.asarray([0, 2])
     z, logdet, seen = observe(params, x, {"keys": own})
     others = 3.0 * x[::-1]
     among = {"keys": keys(4, seed=1).at[elsewhere].set(own[some])}
@@ -190,7 +190,7 @@ def test_nothing_depends_on_the_batch(integrator):
 
 
 def test_keys_are_asked_for_where_there_is_noise_and_only_there():
-    x, (flow, params) = data(2, 3), linear(A, integrator=FixedStep(steps=2), trace=Hutchinson())
+    x, (flow, params) = data(2, 3), linear(A, integrator=EULER, trace=Hutchinson())
     for walk in (flow.forward, flow.inverse, flow.observe):
         with pytest.raises(ValueError, match="needs a key for each example, `keys`"):
             walk(params, x)
@@ -218,7 +218,7 @@ def test_the_reported_evaluations_are_the_counted_ones():
         params = moved(flow, x)
         jax.effects_barrier()
         calls = 0
-        nfe = jax.jit(flow.observe)(params, x, {"keys": keys(1)})[2]["nfe"]
+        nfe = quick_jit(flow.observe)(params, x, {"keys": keys(1)})[2]["nfe"]
         jax.effects_barrier()
         assert float(nfe[0]) == calls
         assert calls == 14 if integrator is not DOPRI else calls > 14
@@ -235,7 +235,7 @@ def test_gradients_of_adaptive_and_fixed_steps_agree():
         z, logdet, seen = replace(flow, integrator=integrator).observe(params, x, condition)
         return jnp.mean(0.5 * jnp.sum(z**2, -1) - logdet + 0.1 * (seen["kinetic_energy"] + seen["jacobian_energy"]))
 
-    slope = jax.jit(jax.grad(loss), static_argnums=1)
+    slope = quick_jit(jax.grad(loss), static_argnums=1)
     for at in (nothing, params):
         ours, expected = (jax.flatten_util.ravel_pytree(slope(at, one))[0] for one in (DOPRI, many))
         assert np.abs(expected).max() > 1e-2
@@ -248,7 +248,7 @@ def test_backward_from_the_output_alone_is_autodiff():
         flow = Chain(parts=(CNF(net=Smooth(), integrator=FixedStep(steps=40), trace=Hutchinson()), Reverse()))
         params = moved(flow.parts[0], x, condition)
 
-        @jax.jit
+        @quick_jit
         def both(params, x):
             (z, logdet), vjp = jax.vjp(lambda p, x: flow.forward({"0": p}, x, condition), params, x)
             bars = (jnp.cos(z), jnp.sin(logdet))
@@ -266,7 +266,7 @@ def test_a_step_costs_the_gradient_one_state():
     state = 4 * batch * (dims + 1)
 
     def memory(steps):
-        flow = CNF(net=Wide(), integrator=FixedStep(steps=steps), trace=Hutchinson())
+        flow = CNF(net=Wide(), integrator=FixedStep(method="heun", steps=steps), trace=Hutchinson())
         params = jax.eval_shape(flow.init, jax.random.key(0), x)
         loss = lambda params: jnp.sum(flow.forward(params, x, {"keys": keys(batch)})[1])  # noqa: E731
         return jax.jit(jax.grad(loss)).lower(params).compile().memory_analysis().temp_size_in_bytes

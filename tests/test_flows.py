@@ -27,7 +27,7 @@ from models.flows.realnvp import RealNVP
 from models.flows.reshaping import Squeeze
 from models.flows.spline import RationalQuadratic
 from models.flows.stacked import Stacked
-from tests.flows import hold, perturbed
+from tests.flows import hold, perturbed, quick_jit
 from training.cli import load_experiment
 from training.plan import Plan
 
@@ -138,9 +138,9 @@ def test_backward_from_the_output_alone_is_autodiff(name):
     bijection, shape = BIJECTIONS[name]
     with jax.enable_x64(True):
         x, key = data(shape, batch=16), jax.random.key(1, impl="unsafe_rbg")
-        params = perturbed(jax.jit(bijection.init)(key, x), key, 0.1)
+        params = perturbed(quick_jit(bijection.init)(key, x), key, 0.1)
 
-        @jax.jit
+        @quick_jit
         def both(params, x):
             trained, constants = split(params)
             (z, logdet), vjp = jax.vjp(lambda p, x: bijection.forward(merge(p, constants), x), trained, x)
@@ -254,7 +254,7 @@ def test_variational_dequantisation_says_its_own_density():
         x = jnp.round(data((2, 2, 1), batch=1) * 4) / 8
         params = perturbed(fill.init(jax.random.key(0), x), jax.random.key(3))
         keys = jax.random.split(jax.random.key(4), 4000)
-        y, minus_log_q = jax.jit(fill)(params, keys, jnp.broadcast_to(x, (4000, 2, 2, 1)))
+        y, minus_log_q = quick_jit(fill)(params, keys, jnp.broadcast_to(x, (4000, 2, 2, 1)))
         assert np.abs(y - x).max() <= 1.0 / 16.0
         # E_q[1/q] is the volume of the cube of bins.
         volume = np.exp(minus_log_q).mean() / (2.0 / 16.0) ** 4

@@ -16,7 +16,7 @@ from models.flows.linear import ActNorm, Invertible1x1
 from models.flows.permutations import FixedPermutation, Reverse
 from models.flows.reshaping import Vectors
 from models.flows.stacked import Stacked
-from tests.flows import perturbed
+from tests.flows import perturbed, quick_jit
 
 DEPTH = 6
 KEY = jax.random.key(1, impl="unsafe_rbg")  # quick to compile
@@ -34,7 +34,7 @@ MODES = {
 
 def start(dtype, size=6, scale=0.3):
     x = jax.random.normal(jax.random.key(0), (5, size), dtype)
-    return perturbed(jax.jit(SAVE.init)(KEY, x), KEY, scale), x
+    return perturbed(quick_jit(SAVE.init)(KEY, x), KEY, scale), x
 
 
 def gradients(bijection, params, x, condition=None):
@@ -46,14 +46,14 @@ def gradients(bijection, params, x, condition=None):
         z, logdet = bijection.forward(merge(trained, constants), x, merge(floats, rest) or None)
         return jnp.sum(jnp.sin(z)) + jnp.sum(jnp.cos(logdet))
 
-    return jax.jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(trained, x, floats)
+    return quick_jit(jax.value_and_grad(value, argnums=(0, 1, 2)))(trained, x, floats)
 
 
 def test_scan_equals_loop():
     with jax.enable_x64(True):
         params, x = start(jnp.float64)
-        z, logdet = jax.jit(SAVE.forward)(params, x)
-        back, minus = jax.jit(SAVE.inverse)(params, z)
+        z, logdet = quick_jit(SAVE.forward)(params, x)
+        back, minus = quick_jit(SAVE.inverse)(params, z)
         h, sum_ = x, 0.0
         for i in range(DEPTH):
             h, change = BLOCK.forward(jax.tree.map(lambda leaf: leaf[i], params), h)  # noqa: B023
@@ -90,7 +90,7 @@ def test_anchors_keep_single_precision_right():
     )
     save = Stacked(block=block, depth=64)
     x = jax.random.normal(jax.random.key(0), (16, 8))
-    params = perturbed(jax.jit(save.init)(KEY, x), KEY, 0.05)
+    params = perturbed(quick_jit(save.init)(KEY, x), KEY, 0.05)
     _, expected = gradients(save, params, x)
 
     def error(bijection):
@@ -103,7 +103,7 @@ def test_anchors_keep_single_precision_right():
     with_anchors, without = replace(reversible, anchor=4), reversible
     assert error(with_anchors) < 1e-4
     assert error(without) > 10 * error(with_anchors)
-    said = [float(jax.jit(b.observe)(params, x)[2]["reconstruction_error"]) for b in (with_anchors, without)]
+    said = [float(quick_jit(b.observe)(params, x)[2]["reconstruction_error"]) for b in (with_anchors, without)]
     assert said[0] < 1e-5 < said[1]  # the log tells which of the two can be trusted
 
 
@@ -125,7 +125,7 @@ def test_glow_is_reversible_as_a_whole():
     glow = Glow(levels=2, steps=2, conditioner=MLPConditioner(width=6, depth=1))
     with jax.enable_x64(True):
         x = jax.random.normal(jax.random.key(0), (16, 4, 4, 1), jnp.float64)
-        params = perturbed(jax.jit(glow.init)(KEY, x), KEY, 0.1)
+        params = perturbed(quick_jit(glow.init)(KEY, x), KEY, 0.1)
         expected = gradients(glow, params, x)
         found = gradients(replace(glow, backward_pass="reversible", anchor=1), params, x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-8), expected, found)

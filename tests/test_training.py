@@ -313,3 +313,14 @@ def test_cifar10s_tiny_form_takes_a_step_on_zeros(name):
     value = jax.jit(lambda v: tiny.loss(tiny.model, v, jax.random.key(1), batch, step).value)(variables)
     assert value.shape == (8,)
     assert np.isfinite(value).all()
+
+
+def test_weight_decay_is_of_kernels_alone():
+    """A scan's stacked biases have two axes too: it is the name that tells."""
+    params = {"blocks": {"kernel": np.ones((3, 2, 2)), "bias": np.ones((3, 2))}, "log_scale": np.ones(4)}
+    optimizer = Optimizer(learning_rate=0.1, weight_decay=0.5, clip=0.0).build(10)
+    zero = jax.tree.map(np.zeros_like, params)
+    updates, _ = optimizer.update(zero, optimizer.init(params), params)
+    np.testing.assert_allclose(updates["blocks"]["kernel"], -0.05)
+    np.testing.assert_array_equal(updates["blocks"]["bias"], 0.0)
+    np.testing.assert_array_equal(updates["log_scale"], 0.0)

@@ -1,8 +1,9 @@
 """The optimiser: clipping, Adam(W), warm-up and cosine decay, as one optax chain."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
+import jax
 import optax
 
 
@@ -16,7 +17,7 @@ class Optimizer:
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
-    weight_decay: float = 0.0
+    weight_decay: float = 0.0  # of kernels alone: biases, scales and tables are left where the gradient takes them
     clip: float = 1.0  # largest global norm of the gradient; 0 does not clip
 
     def schedule(self, steps: int) -> optax.Schedule:
@@ -32,5 +33,11 @@ class Optimizer:
         return optax.join_schedules([rise, after], [self.warmup])
 
     def build(self, steps: int) -> optax.GradientTransformation:
-        adam = optax.adamw(self.schedule(steps), self.b1, self.b2, self.eps, weight_decay=self.weight_decay)
+        decay, mask = self.weight_decay, kernels if self.weight_decay else None
+        adam = optax.adamw(self.schedule(steps), self.b1, self.b2, self.eps, weight_decay=decay, mask=mask)
         return optax.chain(optax.clip_by_global_norm(self.clip), adam) if self.clip else adam
+
+
+def kernels(params: Any) -> Any:
+    """Which leaves are matrices of layers, as Linen names them; shapes do not tell, where layers are stacked."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)

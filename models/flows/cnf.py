@@ -32,22 +32,29 @@ class CNF(Bijection):
     Of a condition it sees `label` [B], if the net has classes, and `keys` [B]: the vectors of a random trace, drawn
     once a solve, come from the example's key alone. `pull` takes no trace and so needs no keys; without them all else
     but `init` raises ValueError if the trace is random. An example is NaN where an adaptive solve did not arrive.
+
+    Nets embed what they are told of time in waves (models/embedding.py), of which the fastest turns time_scale/2π times
+    on the way. At 1000, the scale of diffusion's steps, that is 160 times: a few fixed steps would step over them, and
+    their density be that of no ODE.
     """
 
     net: Net  # of f
     integrator: Integrator
     trace: Trace = field(default_factory=Exact)
-    time_scale: float = 1000.0  # what the net is told of t = 1; the fastest of its embedding's waves turns once in 2π
+    time_scale: float = 10.0  # what the net is told where t is 1
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
         return self.net.init(key, x, jnp.zeros(x.shape[:1], x.dtype), self._label(condition))["params"]
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        state = self._solve(params, x, condition, 0.0, 1.0).y
-        return state["x"], state["logdet"]
+        return self.between(params, x, 0.0, 1.0, condition)
 
     def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        state = self._solve(params, z, condition, 1.0, 0.0).y
+        return self.between(params, z, 1.0, 0.0, condition)
+
+    def between(self, params: Params, x: Float[Array, "b *s"], t0: Any, t1: Any, condition: Condition = None) -> Moved:
+        """x(t1) from x(t0) = x, and log|det ∂x(t1)/∂x(t0)|; either way, times 0 (data) to 1."""
+        state = self._solve(params, x, condition, t0, t1).y
         return state["x"], state["logdet"]
 
     def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *s"]:
@@ -72,8 +79,8 @@ class CNF(Bijection):
         params: Params,
         x: Float[Array, "b *s"],
         condition: Condition,
-        t0: float,
-        t1: float,
+        t0: Any,
+        t1: Any,
         energies: bool = False,
     ) -> Solution:
         """Eq. (1), (2) and, if asked, (4), (5) from t0 to t1."""

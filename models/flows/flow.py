@@ -103,11 +103,11 @@ class Flow(Model):
         return self.preprocess.pull(self._tree(variables).get("preprocess", {}), h, condition)
 
     def log_prob_of_preprocessed(
-        self, variables: Variables, h: Float[Array, "b *s"], condition: Condition = None
+        self, variables: Variables, keys: Key[Array, " b"], h: Float[Array, "b *s"], condition: Condition = None
     ) -> Float[Array, " b"]:
-        """log p_Z(z) + log|det ∂f/∂h|: the density of h, in nats of h's units."""
+        """log p_Z(z) + log|det ∂f/∂h|: the density of h, in nats of h's units. The keys are a random trace's."""
         tree = self._tree(variables)
-        z, logdet = self.bijection.forward(tree.get("bijection", {}), h, condition)
+        z, logdet = self.bijection.forward(tree.get("bijection", {}), h, _with_keys(condition, keys))
         return self.prior.log_prob(tree.get("prior", {}), z, condition) + logdet
 
     def latents(

@@ -69,12 +69,12 @@ class Stacked(Bijection):
         return jax.lax.scan(body, z, params, length=self.depth, reverse=True)[0]
 
     def observe(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Any:
-        """`reconstruction_error`: ‖h̃ − h‖/‖h‖ at the end of the reversible walk, the mean over a few examples.
+        """What the blocks say, summed; or, of the reversible walk, `reconstruction_error`: ‖h̃ − h‖/‖h‖ where it ends.
 
-        With anchors each walk ends at one, and it is the largest that is said.
+        That is the mean over a few examples. With anchors each walk ends at one, and it is the largest that is said.
         """
         if self.backward_pass != "reversible":
-            return (*self.forward(params, x, condition), {})
+            return self._observed(params, x, condition)
         few = jax.tree.map(lambda leaf: leaf[:OBSERVED], condition)
         start, params_now = jax.lax.stop_gradient((x[:OBSERVED], params))
         group = Stacked(block=self.block, depth=self.anchor or self.depth)
@@ -87,6 +87,15 @@ class Stacked(Bijection):
 
         _, errors = jax.lax.scan(body, start, self._grouped(params_now), length=self.depth // group.depth)
         return (*self.forward(params, x, condition), {"reconstruction_error": jnp.max(errors)})
+
+    def _observed(self, params: Params, x: Float[Array, "b *s"], condition: Condition) -> Any:
+        def body(carry: Moved, params: Params) -> tuple[Moved, Any]:
+            z, change, numbers = self.block.observe(params, carry[0], condition)
+            return (z, carry[1] + change), numbers
+
+        body = checkpointed(body, "full" if self.backward_pass == "remat" else None)
+        (z, logdet), numbers = jax.lax.scan(body, (x, zeros(x)), params, length=self.depth)
+        return z, logdet, jax.tree.map(lambda every: jnp.sum(every, axis=0), numbers)
 
     def _grouped(self, params: Params) -> Params:
         """Leaves [L, …] as [L/K, K, …]."""
