@@ -65,7 +65,7 @@ def main() -> None:
     from training.draw import Drawer
     from training.loop import evaluation_of
     from training.mesh import Mesh
-    from training.run import Run, default_condition, example_batch
+    from training.run import Run, default_condition, example_batch, usable
     from training.startup import start
     from training.step import named_key
 
@@ -92,6 +92,7 @@ def main() -> None:
     start()
     model, mesh = experiment.resolved_model(), Mesh().build()
     variables, step = this.averaged(model, example_batch(experiment, 2), mesh)
+    usable(model, variables)
     draw = Drawer(model, experiment.sampler, experiment.data.shape, mesh)
     key = named_key(experiment.seed, "sample")
     samples = lambda n: draw(variables, key, n, default_condition(model, n)).x  # noqa: E731, as at the end of training

@@ -96,7 +96,7 @@ def main() -> None:
     from training.edit import Edit, edited
     from training.mesh import Mesh
     from training.picture import picture, save_gif, save_png
-    from training.run import Run, example_batch
+    from training.run import Run, example_batch, usable
     from training.startup import start
     from training.step import named_key
 
@@ -135,6 +135,7 @@ def main() -> None:
         own.rehearse(getattr(sampler, "solver"), name)  # noqa: B009, only a sampler that has one gets here
     mesh = Mesh().build()  # all devices here: samples do not depend on how many
     variables, step = run.averaged(model, example_batch(experiment, 2), mesh)
+    usable(model, variables)
     variables, condition = edit.variables(variables, mesh), edit.condition(model, chosen.n, chosen.label)
     draw = Drawer(model, sampler, experiment.data.shape, mesh, chosen.batch_size)
     began = time.perf_counter()

@@ -194,6 +194,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="the four backward passes against depth")
     options = parser.parse_args()
     start()
+    jax.config.update("jax_enable_compilation_cache", False)  # what is read from a disk is not compiled
     print(jax.devices()[0].device_kind)
     (against_depth if options.memory else beside_peers)(options.depths, options.rounds)
 

@@ -39,7 +39,7 @@ def _splits(name: str, held_out: float) -> tuple[Float[np.ndarray, "n d"], Float
         raise UnknownDataError(f"{name} has {len(rows)} complete rows, too few to train on")
     train = rows[:-test]
     mean, std = train.mean(axis=0), train.std(axis=0)
-    varies = std > 0.0  # a column of one value has no density
+    varies = train.max(axis=0) > train.min(axis=0)  # a column of one value has no density
     standard = ((rows - mean) / np.where(varies, std, 1.0))[:, varies].astype(np.float32)
     return standard[:-test], standard[-test:]
 

@@ -1,6 +1,6 @@
 """FFJORD on a 2-D toy density (eight Gaussians; --data two_moons, checkerboard, swiss_roll, pinwheel).
 
-Grathwohl et al. 1810.01367 §4.1: one continuous flow, its trace exact in the plane. Trained through 16 steps of the
+Grathwohl et al. 1810.01367 §4.1: one continuous flow, its trace exact in the plane. Trained through 10 steps of the
 fourth-order Runge–Kutta method, each recomputed in the backward pass; --model.bijection.integrator adaptive takes the
 paper's solver, and evaluate.py RUN flow_likelihood says the network calls of either.
 """
@@ -28,13 +28,13 @@ def flow(width: int, steps: int) -> Flow:
 
 experiment = Experiment(
     data=EightGaussians(),
-    model=flow(width=64, steps=16),
+    model=flow(width=64, steps=10),
     loss=NegativeLogLikelihood(),
     sampler=FlowSampler(),
     metrics=(FlowLikelihood(examples=10_000, batch_size=1000), TwoSampleAccuracy(samples=2000)),
-    optimizer=Optimizer(learning_rate=2e-3, warmup=100, decay="cosine"),
+    optimizer=Optimizer(learning_rate=3e-3, warmup=100, decay="cosine"),
     steps=3000,
-    batch_size=256,
+    batch_size=512,
     ema=0.995,
     log_every=200,
     sample_every=1000,

@@ -39,7 +39,7 @@ class NegativeLogLikelihood(Loss):
         for weight, name in ((self.kinetic, "kinetic_energy"), (self.jacobian, "jacobian_energy")):
             if weight:
                 if name not in seen:
-                    raise ValueError(f"{name} is of a continuous flow, and this model has none")
+                    raise ValueError(f"{name} is of a continuous flow, and this model says none")
                 value = value + weight * seen[name]
         own = {"nll": -log_prob} if model.bin_width is None else {"bits_per_dim": -log_prob / (dims * math.log(2.0))}
         return Objective(value, own | seen, variables["state"])

@@ -1,7 +1,7 @@
 """Held-out likelihood of a flow, one pass an example.
 
     (1)  bits/dim = −log P(x)/(D·log 2)                         P of models/flows/flow.py, eq. 3
-    (2)  nats of x scaled to [0, 1] = log P(x) + D·log n,  n levels: what NICE (1410.8516 table 1) and others report
+    (2)  nats of x scaled to [0, 1] = log P(x) + D·log n,  n levels: what NICE (1410.8516) and others report
 
 log P is a lower bound with one draw of the dequantisation, as reported in papers.
 """
@@ -22,8 +22,9 @@ from models.flows.flow import Flow
 class FlowLikelihood(OverExamples):
     """Bits/dim (1) and nats (2) of a split; for continuous data nats of x as it stands, `nll`.
 
-    What else the flow has to say of these passes is there too: `nfe` of a continuous one, and more. Names of numbers of
-    the training split end in `_of_train`.
+    What else the flow has to say of these passes is there too: `nfe` of a continuous one, and more. A class-conditional
+    flow is given each example's own class, and the names of its numbers end in `_given_label`; those of the training
+    split in `_of_train`.
     """
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
@@ -47,5 +48,6 @@ class FlowLikelihood(OverExamples):
             levels = round(2.0 / model.bin_width) + 1
             numbers = mean_and_error("bits_per_dim", -values / (dims * math.log(2.0)))
             numbers |= mean_and_error("nats_on_unit_cube", values + dims * math.log(levels))
-        end = "_of_train" if self.split == "train" else ""
+        end = "_given_label" if model.num_classes and "label" in arrays else ""
+        end += "_of_train" if self.split == "train" else ""
         return {name + end: value for name, value in (numbers | others).items()}

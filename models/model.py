@@ -28,6 +28,13 @@ class Model(ABC):
         """How many of a run's batches `init` wants to see the values of; 0 if it looks at their shape alone."""
         return 0
 
+    def check(self, variables: Variables) -> None:  # noqa: B027, most variables will do
+        """Called once on variables that have been trained, before they are drawn from or measured.
+
+        Raises:
+          ValueError: they are of no use.
+        """
+
     @abstractmethod
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
         """Fresh variables for data shaped like `batch`."""

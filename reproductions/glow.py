@@ -46,7 +46,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         condition["label"] = np.repeat(label, BETWEEN)
     drawn, _ = trained.draw(Interpolation(), PAIRS * BETWEEN, condition)
     bits = FlowLikelihood(examples=1000)(Evaluation(model, trained.variables, data, lambda n: np.zeros((n, 1))))
-    yield {"bits_per_dim": bits["bits_per_dim"], "bits_per_dim_stderr": bits["bits_per_dim_stderr"], "images": drawn.x}
+    yield {**bits, "images": drawn.x}
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -66,4 +66,4 @@ def draw(rows: list[Row], figure: Figure) -> None:
 def summary(rows: list[Row]) -> Iterator[str]:
     for row in rows[:-1]:
         yield f"temperature {row['temperature']:g}: two-sample accuracy {row['two_sample_accuracy']:.3f}"
-    yield f"held-out {rows[-1]['bits_per_dim']:.3f} ± {rows[-1]['bits_per_dim_stderr']:.3f} bits/dim"
+    yield "held-out: " + ", ".join(f"{name} {value:.3f}" for name, value in rows[-1].items() if name != "images")

@@ -93,7 +93,7 @@ class Interpolation(Sampler):
         flow = _flow(model, self)
         start, end, fraction = _given(condition, ("start", "end", "fraction"), self)
         label, w = _class(condition), _spread(fraction, start)
-        a, b = (flow.encode(variables, keys, image, label) for image in (start, end))
+        a, b = (flow.encode(variables, keys, image, label, dequantize=False) for image in (start, end))
         x = flow.decode(variables, (1.0 - w) * a + w * b, label)
         return Samples(x, jnp.stack([start, x]) if trajectory else None)
 
@@ -133,7 +133,7 @@ class AttributeEdit(Sampler):
         flow = _flow(model, self)
         image, direction, strength = _given(condition, ("image", "direction", "strength"), self)
         label = _class(condition)
-        z = flow.encode(variables, keys, image, label)
+        z = flow.encode(variables, keys, image, label, dequantize=False)
         x = flow.decode(variables, z + _spread(strength, z) * direction, label)
         return Samples(x, jnp.stack([image, x]) if trajectory else None)
 

@@ -15,6 +15,7 @@ from data.dataset import Batches, MissingDataError, UnknownDataError, permutatio
 from data.digits import Digits
 from data.images import TFDS
 from data.pixels import decode, to_model_space, to_uint8
+from data.tabular import Tabular
 from data.toys import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
 from tests.conftest import needs
 
@@ -218,3 +219,34 @@ def test_a_missing_set_names_folder_and_command(tmp_path):
     ).stdout
     assert out.startswith(f"{MissingDataError.__name__} mnist is not in {tmp_path}")
     assert "download_and_prepare()" in out
+
+
+def test_a_table_is_standardised_by_its_training_split(tmp_path):
+    for data in (Tabular(name="wine"), Tabular(name=str(tmp_path / "table.csv"))):
+        if data.name.endswith("csv"):
+            rows = np.random.default_rng(0).normal(5.0, 3.0, (40, 3)).tolist()
+            lines = ["a,b,c,d", *(f"{a},{b},{c},0.1" for a, b, c in rows), "1,,2,0.1"]
+            (tmp_path / "table.csv").write_text("\n".join(lines))
+        train, test = data.arrays("train", 1000)["x"], data.arrays("test", 1000)["x"]
+        np.testing.assert_allclose(train.mean(axis=0), 0.0, atol=1e-5)
+        np.testing.assert_allclose(train.std(axis=0), 1.0, atol=1e-5)
+        assert train.shape[1:] == test.shape[1:] == data.shape
+    assert data.shape == (3,)  # a column of one value has no density, a heading and a row with a gap are left out
+    assert len(train) + len(test) == 40
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("wine.txt", "neither a .npy or .csv file nor one of"), ("nowhere.csv", "there is no table nowhere.csv")],
+)
+def test_a_table_that_is_not_there(name, message):
+    with pytest.raises((UnknownDataError, MissingDataError), match=message):
+        Tabular(name=name).source("train")
+
+
+@needs("mnist")
+def test_a_part_of_a_split():
+    data = TFDS(name="mnist", train="train[:50000]", test="train[50000:]")
+    assert (len(data.source("train")), len(data.source("test"))) == (50_000, 10_000)
+    with pytest.raises(UnknownDataError, match="has no split"):
+        TFDS(name="mnist", train="trains[:10]").source("train")

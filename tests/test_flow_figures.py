@@ -25,7 +25,8 @@ def test_it_trains_and_is_measured(name, tmp_path):
     summary = train(replace(experiment, steps=2, mesh=mesh, sample_every=0, metrics=experiment.metrics[:1]), tmp_path)
     assert math.isfinite(summary["loss"])
     if experiment.metrics:
-        assert math.isfinite(summary["bits_per_dim" if experiment.data.bin_width else "nll"])
+        given = "_given_label" if experiment.model.num_classes else ""
+        assert math.isfinite(summary[("bits_per_dim" if experiment.data.bin_width else "nll") + given])
     if name == "ffjord_toy":
         assert summary["nfe"] == 4 * 2  # rk4 in two steps
 

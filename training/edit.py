@@ -64,9 +64,12 @@ class Edited:
     shown: np.ndarray | None  # the given image [1, H, W, C] as the data's picture shows it
     others: dict[str, tuple[Run, Experiment]]  # weak, classifier
     null_class: bool = False  # whether the model was trained to answer without a class
+    told: bool = False  # whether it was trained on classes alone, and a given image's must be said
 
     def condition(self, model: Any, n: int, label: int | None) -> dict[str, Any] | None:
         """Labels, all in turn or one for all, and the given arrays for each of n samples."""
+        if self.told and label is None:
+            raise UserError("the flow was trained on classes: say with --label of which class the given image is")
         if label is not None:
             condition: dict[str, Any] = {"label": np.full((n,), label, np.int32)}
         elif self.given and self.null_class:  # an image is of one class, and nobody said which
@@ -101,7 +104,7 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
     if not asked:
         return Edited(sampler, classes, {}, None, {})
     if isinstance(model, Flow):
-        return _edited_flow(edit, folder, experiment.data.shape, classes)
+        return _edited_flow(edit, sampler, folder, experiment, classes)
     if edit.interpolate is not None:
         raise UserError(f"{folder} has no latents to pass between: --interpolate is of flows")
     if not isinstance(sampler, Diffusion) or not isinstance(model, Denoiser):
@@ -158,8 +161,11 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
     )
 
 
-def _edited_flow(edit: Edit, folder: Path, shape: tuple[int, ...], classes: int) -> Edited:
+def _edited_flow(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment, classes: int) -> Edited:
     """What a flow can do: fill in pixels by gradient ascent, and pass between two images."""
+    shape = experiment.data.shape
+    if sampler != experiment.sampler:
+        raise UserError("a given image is not drawn from the prior: --temperature has no meaning with it")
     for field in fields(Edit):
         if field.name not in ("inpaint", "interpolate") and getattr(edit, field.name) != field.default:
             flag = field.name.replace("_", "-")
@@ -170,9 +176,9 @@ def _edited_flow(edit: Edit, folder: Path, shape: tuple[int, ...], classes: int)
         if len(shape) != 3 or shape[2] not in (1, 3, 4):
             raise UserError(f"{folder} draws samples of shape {shape}, no images that a PNG could be given for")
         start, end = (_read(file, shape, folder) for file in edit.interpolate)
-        return Edited(Interpolation(), classes, {"start": start, "end": end}, None, {}, null_class=True)
+        return Edited(Interpolation(), classes, {"start": start, "end": end}, None, {}, told=bool(classes))
     _, given, shown = _measurement(edit, folder, shape)
-    return Edited(AscentInpainting(), classes, given, shown, {}, null_class=True)
+    return Edited(AscentInpainting(), classes, given, shown, {}, told=bool(classes))
 
 
 def _null_class(experiment: Experiment) -> bool:

@@ -1,6 +1,6 @@
 """What one run hands to another: a finished run's averaged parameters, where a new run begins.
 
-    --initial RUN   become the first parameters, and the first average
+    --initial RUN   become the first parameters, and the first average; with them go a flow's constants
     --teacher RUN   become those of the model's own teacher, `variables["state"]["teacher"]` (models/jump.py)
 
 A run that is resumed is handed nothing: its own checkpoint has all of it.
@@ -23,6 +23,7 @@ from training.run import Run, example_batch
 from training.state import TrainState
 from training.step import named_key
 
+KEPT = ("constants",)  # of the model's state: what parameters are meaningless without (models/flows/flow.py)
 NO_MATTER = ("dtype", "remat", "dropout")  # settings of a net in which a teacher may differ from the run it comes from
 
 
@@ -138,9 +139,11 @@ class Handover:
           UserError: the parameters cannot be read.
         """
         if self.initial:
-            params = self.initial.averaged(mesh)["params"]
+            found = self.initial.averaged(mesh)
+            params, kept = found["params"], {name: found["state"][name] for name in KEPT if name in found["state"]}
             # A copy: donating a state whose two leaves are one buffer is an error.
-            state = replace(state, params=params, average=jax.tree.map(jnp.copy, params))
+            average = jax.tree.map(jnp.copy, params)
+            state = replace(state, params=params, average=average, model={**state.model, **kept})
         if self.teacher:
             state = replace(state, model={**state.model, "teacher": self.teacher.averaged(mesh)["params"]})
         return state

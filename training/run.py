@@ -155,3 +155,11 @@ def default_condition(model: Model, n: int, first: int = 0) -> dict[str, jax.Arr
     """Classes in turn for samples `first` … `first` + n − 1 of a class-conditional model; nothing for another."""
     classes = getattr(model, "num_classes", 0)
     return {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else None
+
+
+def usable(model: Model, variables: Variables) -> None:
+    """Raises a UserError where a run's variables can be neither drawn from nor measured."""
+    try:
+        model.check(variables)
+    except ValueError as error:
+        raise UserError(str(error)) from error

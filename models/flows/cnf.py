@@ -1,15 +1,13 @@
 """Continuous flows: FFJORD, Grathwohl et al. 1810.01367; regularised as RNODE, Finlay et al. 2002.02798.
 
     (1)  z = x(1),  dx/dt = f(x, t),  x(0) = x;  f(x, t) = net(x, time_scale·t, label)
-    (2)  log|det ∂z/∂x| = ∫₀¹ tr ∂f/∂x(x(t), t) dt                              1810.01367 eq. 2
+    (2)  log|det ∂z/∂x| = ∫₀¹ tr ∂f/∂x(x(t), t) dt                              1810.01367 §2.2
     (3)  x = f⁻¹(z):  the same from 1 to 0
     (4)  K = ∫₀¹ ‖f(x(t), t)‖² dt / D                                           kinetic energy, 2002.02798
     (5)  J = ∫₀¹ ‖∂f/∂x(x(t), t)‖_F² dt / D                                     Jacobian energy, 2002.02798
 
 Trace and Frobenius norm are of the same products (∂f/∂x)·v, models/trace.py. The papers take vᵀ∂f/∂x, by a backward
-pass through the net. Both ways estimate both without bias, with as many matrix products; but (∂f/∂x)v comes along with
-the value, and no evaluation keeps a tape. Of an MLP's likelihood that is a seventh of the memory, of its gradient two
-thirds, at the same operations.
+pass through the net; both ways estimate both without bias, here a likelihood's gradient is reverse over forward.
 """
 
 from dataclasses import dataclass, field
@@ -23,6 +21,10 @@ from models.flows.bijection import Bijection, Moved, Params
 from models.model import Condition, Net
 from models.ode import Integrator, Solution
 from models.trace import Exact, Trace
+
+# So few vectors are taken one by one: the gradient of a kernel is then one matrix product, not a product over two axes
+# (examples and vectors), for which XLA's CPU backend has no fast form in a loop.
+FEW = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ class CNF(Bijection):
     ) -> tuple[Float[Array, "b *s"], Float[Array, " b"], dict[str, Float[Array, "..."]]]:
         """`forward`, and [B] each: `nfe`, calls of the net; `kinetic_energy`, eq. (4); `jacobian_energy`, eq. (5).
 
-        The energies are integrated in the same solve, and an adaptive integrator minds their error too.
+        The energies are integrated in the same solve: an adaptive integrator minds their error too.
         """
         state, nfe, _ = self._solve(params, x, condition, 0.0, 1.0, energies=True)
         energies = {name: state[name] for name in ("kinetic_energy", "jacobian_energy")}
@@ -90,9 +92,10 @@ class CNF(Bijection):
 
             def augmented(t: Float[Array, ""], state: Any) -> Any:
                 f = lambda x: self._field(params, x, t, label)  # noqa: E731
-                # The value depends on no v and so is not computed K times: the net is called once.
-                along = lambda v: jax.jvp(f, (state["x"],), (v,))  # noqa: E731
-                u, products = jax.vmap(along, out_axes=(None, 0))(vectors)
+                # Linearised: the net is called once, whatever it is pushed along.
+                u, push = jax.linearize(f, state["x"])
+                few = len(vectors) <= FEW
+                products = jnp.stack([push(v) for v in vectors]) if few else jax.vmap(push)(vectors)
                 slopes = {"x": u, "logdet": jnp.sum(vectors * products)}
                 if energies:
                     slopes["kinetic_energy"] = jnp.sum(u**2) / x.size

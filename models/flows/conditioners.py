@@ -67,29 +67,24 @@ class MLPConditioner(Conditioner):
     width: int = 256  # of a hidden layer
     depth: int = 2  # hidden layers
     activation: Literal["relu", "silu", "tanh", "gelu"] = "relu"
-    uniform: float = 0.0  # all kernels begin uniform in ±this, as NICE's; 0: scaled to their inputs, the last one 0
     num_classes: int = 0  # classes to condition on; 0 is unconditional
 
     @nn.compact
     def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
         places = seen.shape[1:-1]
-        hidden, last = nn.initializers.he_normal(), zeros
-        if self.uniform:
-            hidden = last = nn.initializers.uniform(2.0 * self.uniform)
-            hidden = last = lambda key, shape, dtype=jnp.float32, draw=hidden: draw(key, shape, dtype) - self.uniform
         shown = _shown(seen, condition)
         h = shown.reshape(shown.shape[0], math.prod(shown.shape[1:]))
         for i in range(self.depth):
-            h = nn.Dense(self.width, kernel_init=hidden, dtype=self.dtype, name=f"hidden_{i}")(h)
+            h = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=f"hidden_{i}")(h)
             if i == 0 and self.num_classes:
                 h = h + Label(self.num_classes, name="class")(h, condition)
             h = ACTIVATIONS[self.activation](h)
-        out = nn.Dense(math.prod(places) * count, kernel_init=last, dtype=self.dtype, name="out")(h)
+        out = nn.Dense(math.prod(places) * count, kernel_init=zeros, dtype=self.dtype, name="out")(h)
         return out.reshape(seen.shape[0], *places, count)
 
 
 class ConvConditioner(Conditioner):
-    """Glow's: 3×3, 1×1 and 3×3 convolutions, the last of them zero (1807.03039 §4, app. B)."""
+    """Glow's: 3×3, 1×1 and 3×3 convolutions, the last of them zero (1807.03039 §3.3, §5)."""
 
     width: int = 512
     num_classes: int = 0  # classes to condition on; 0 is unconditional

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from models.flows.bijection import Bijection, Identity, merge, split
 from models.flows.dequantization import Continuous, Dequantization
+from models.flows.linear import check_invertible
 from models.flows.priors import Normal, Prior
 from models.model import Batch, Condition, Model, Variables
 
@@ -33,17 +34,21 @@ class Flow(Model):
     dequantize: Dequantization = field(default_factory=Continuous)
     init_batches: int = 1  # of the run's first batches, whose statistics parameters begin with
 
+    def __post_init__(self) -> None:
+        if self.init_batches < 1:
+            raise ValueError(f"parameters begin from at least one batch, got init_batches={self.init_batches}")
+
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
         x = batch["x"]
         _check(x)
         condition = self.condition(batch)
-        noise_key, filling_key, own_key = jax.random.split(key, 3)
-        tree: dict[str, Any] = {"dequantize": self.dequantize.init(filling_key, x, condition)}
-        y, _ = self.dequantize(tree["dequantize"], jax.random.split(noise_key, x.shape[0]), x, condition)
-        tree["preprocess"] = self.preprocess.init(own_key, y, condition)
+        keys = jax.random.split(key, 5)
+        tree: dict[str, Any] = {"dequantize": self.dequantize.init(keys[0], x, condition)}
+        y, _ = self.dequantize(tree["dequantize"], jax.random.split(keys[1], x.shape[0]), x, condition)
+        tree["preprocess"] = self.preprocess.init(keys[2], y, condition)
         h, _ = self.preprocess.forward(tree["preprocess"], y, condition)
-        condition = _with_keys(condition, jax.random.split(noise_key, x.shape[0]))
-        tree["bijection"] = self.bijection.init(own_key, h, condition)
+        condition = _with_keys(condition, jax.random.split(keys[3], x.shape[0]))
+        tree["bijection"] = self.bijection.init(keys[4], h, condition)
         z, _ = self.bijection.forward(tree["bijection"], h, condition)
         if z.shape != x.shape:
             raise ValueError(f"a flow's latents must have the shape of data, {x.shape[1:]}; these have {z.shape[1:]}")
@@ -78,13 +83,18 @@ class Flow(Model):
         return self.prior.log_prob(tree.get("prior", {}), z, condition) + logdet + scaled + minus_log_q, seen
 
     def encode(
-        self, variables: Variables, keys: Key[Array, " b"], x: Float[Array, "b *s"], condition: Condition = None
+        self,
+        variables: Variables,
+        keys: Key[Array, " b"],
+        x: Float[Array, "b *s"],
+        condition: Condition = None,
+        dequantize: bool = True,
     ) -> Float[Array, "b *s"]:
-        """z of eq. (2)."""
+        """z of eq. (2). Without `dequantize`, of levels as they stand, in the middle of their bins."""
         _check(x)
         tree = self._tree(variables)
         filling, own = (jax.vmap(lambda key: jax.random.fold_in(key, i))(keys) for i in (0, 1))  # noqa: B023
-        y, _ = self.dequantize(tree.get("dequantize", {}), filling, x, condition)
+        y = self.dequantize(tree.get("dequantize", {}), filling, x, condition)[0] if dequantize else x
         h = self.preprocessed(variables, y, condition)
         return self.bijection.forward(tree.get("bijection", {}), h, _with_keys(condition, own))[0]
 
@@ -131,13 +141,23 @@ class Flow(Model):
 
     @property
     def num_classes(self) -> int:
-        """How many classes the prior or a network is conditioned on; 0 if none."""
-        return _classes(self)
+        """How many classes the prior or a network is conditioned on; 0 if none.
+
+        Raises:
+          ValueError: they are not the same number.
+        """
+        found = _classes((self.bijection, self.prior, self.preprocess, self.dequantize))
+        if len(found) > 1:
+            raise ValueError(f"parts of the flow are conditioned on different numbers of classes: {sorted(found)}")
+        return next(iter(found), 0)
 
     @property
     def bin_width(self) -> float | None:
         """The step of the lattice that data is taken to lie on; None for continuous data."""
         return self.dequantize.bin_width
+
+    def check(self, variables: Variables) -> None:
+        check_invertible(self._tree(variables))
 
     def _tree(self, variables: Variables) -> dict[str, Any]:
         return merge(variables["params"], variables["state"].get("constants", {}))
@@ -154,12 +174,12 @@ def _check(x: Array) -> None:
         )
 
 
-def _classes(value: Any) -> int:
-    """The largest `num_classes` of any part."""
+def _classes(value: Any) -> set[int]:
+    """Every `num_classes` of the parts, but 0."""
     if isinstance(value, tuple):
-        return max(map(_classes, value), default=0)
+        return set().union(*map(_classes, value))
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return 0
+        return set()
     names = [f.name for f in dataclasses.fields(value) if f.name not in ("parent", "name")]
-    own = getattr(value, "num_classes", 0) if "num_classes" in names else 0
-    return max([own, *(_classes(getattr(value, name)) for name in names)])
+    own = {getattr(value, name) for name in names if name == "num_classes"} - {0}
+    return own.union(*(_classes(getattr(value, name)) for name in names))

@@ -3,11 +3,11 @@
     (1)  a step: actnorm, invertible 1×1 convolution, affine coupling of channel halves                table 1
     (2)  a level: squeeze, K steps, half of the channels factored out                                  fig. 2
     (3)  the factored half y given what goes on, h:  N(y; μ(h), σ(h)²), μ and σ a network that begins at 0
-    (4)  the last level keeps all its channels; its prior is N(μ, σ²), of each class if there are any   app. C
+    (4)  the last level keeps all its channels
 
 L levels of K steps; for CIFAR-10 the paper has L 3, K 32 and networks of 512 channels. Eq. (3) is written as a
-bijection, (y − μ(h))/σ(h), so that all latents are standard normal and one temperature scales them all. A level's K
-steps are one scan.
+bijection, (y − μ(h))/σ(h): then all latents together have one prior, the `Flow`'s, a standard normal or a normal of
+each class, and one temperature. A level's K steps are one scan.
 """
 
 from dataclasses import dataclass, field

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import jax
-import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -71,22 +70,20 @@ class Invertible1x1(Bijection):
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         if self.parametrisation == "plain":
             weight, logdet = params["weight"], jnp.linalg.slogdet(params["weight"])[1]
-            _check_invertible(weight)
         else:
             lower, upper = self._triangles(params)
-            weight, logdet = (lower @ upper)[params["order"]], jnp.sum(params["log_scale"])
-        return x @ weight.T.astype(x.dtype), zeros(x) + places(x) * logdet
+            weight, logdet = _rows(lower, upper.T)[params["order"]], jnp.sum(params["log_scale"])
+        return _rows(x, weight), zeros(x) + places(x) * logdet
 
     def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         if self.parametrisation == "plain":
-            _check_invertible(params["weight"])
             weight, logdet = jnp.linalg.inv(params["weight"]), jnp.linalg.slogdet(params["weight"])[1]
         else:
             lower, upper = self._triangles(params)
             permutation = jnp.eye(z.shape[-1], dtype=lower.dtype)[params["order"]]
             solved = jax.scipy.linalg.solve_triangular(lower, permutation.T, lower=True, unit_diagonal=True)
             weight, logdet = jax.scipy.linalg.solve_triangular(upper, solved), jnp.sum(params["log_scale"])
-        return z @ weight.T.astype(z.dtype), zeros(z) - places(z) * logdet
+        return _rows(z, weight), zeros(z) - places(z) * logdet
 
     def _triangles(self, params: Params) -> tuple[Float[Array, "c c"], Float[Array, "c c"]]:
         """L and U + diag(σ·eˢ) of (3)."""
@@ -95,20 +92,30 @@ class Invertible1x1(Bijection):
         return lower, jnp.triu(params["upper"], 1) + jnp.diag(params["sign"] * jnp.exp(s))
 
 
-def _check_invertible(weight: Float[Array, "c c"]) -> None:
-    """Where the numbers are at hand (not while a program is being traced).
+def _rows(x: Float[Array, "*b c"], weight: Float[Array, "d c"]) -> Float[Array, "*b d"]:
+    """W·x of every row, in full precision: a GPU's default rounds factors to ten bits, and then W⁻¹·W is not 1."""
+    return jnp.matmul(x, weight.T.astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
+
+
+def check_invertible(params: Params) -> None:
+    """Every plain 1×1 convolution among a flow's parameters, by numbers and not while a program is being traced.
 
     Raises:
-      ValueError: the matrix is singular to its precision.
+      ValueError: a matrix is singular to its precision.
     """
-    if isinstance(weight, jax.core.Tracer):
-        return
-    values = np.linalg.svd(np.asarray(weight, np.float64), compute_uv=False)
-    if not values[-1] > np.finfo(weight.dtype).eps * len(values) * values[0]:
-        raise ValueError(
-            f"the 1x1 convolution's matrix is not invertible (smallest singular value {values[-1]:.1e}, largest "
-            f"{values[0]:.1e}); parametrisation='plu' cannot become so"
-        )
+    for path, weight in jax.tree_util.tree_leaves_with_path(params):
+        if getattr(path[-1], "key", "") != "weight":
+            continue
+        values = np.linalg.svd(
+            np.asarray(weight, np.float64), compute_uv=False
+        )  # of each layer, where they are stacked
+        wrong = ~(values[..., -1] > np.finfo(weight.dtype).eps * values.shape[-1] * values[..., 0])
+        if wrong.any():
+            name = jax.tree_util.keystr(path, simple=True, separator=".")
+            raise ValueError(
+                f"a 1x1 convolution's matrix is not invertible ({name}: smallest singular value "
+                f"{values[..., -1].min():.1e}); parametrisation plu cannot become so"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ Part = Float[Array, "b *moved"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mask(ABC):
-    """Base of all masks. `split` and `merge` are linear, and each other's inverse and transpose."""
+    """Base of all masks. `merge` undoes `split`; both are linear, and each other's transpose."""
 
     swap: bool = False  # the other part is moved
 

@@ -1,6 +1,6 @@
 """Permutations of the last axis: log|det| is 0.
 
-reverse     z_i = x_{D−1−i}                                  what NICE, MAF and RealNVP put between layers
+reverse     z_i = x_{D−1−i}                                  what MAF puts between layers
 fixed       z_i = x_{π(i)}, π drawn once                     held as int32, which is never trained, and saved with
                                                              the run
 even_odd    even places first, then odd ones                 NICE 1410.8516 §5: halves become even and odd pixels

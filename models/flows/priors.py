@@ -1,12 +1,12 @@
 """What a flow takes data to: densities that are known and drawn from.
 
     normal      log p(z) = −‖z‖²/2 − D/2·log 2π
-    logistic    log p(z) = −Σ log(1 + e^z) + log(1 + e^−z)                                     NICE 1410.8516 §3.4
+    logistic    log p(z) = −Σ [log(1 + e^z) + log(1 + e^−z)]                                     NICE 1410.8516 §3.4
     uniform     log p(z) = 0 on [0, 1)^D
-    class       a normal with a mean and a scale of its own for each class and dimension       Glow 1807.03039 app. C
+    class       a normal with a mean and a scale of its own for each class and dimension            Glow 1807.03039
 
-A temperature T < 1 draws nearer to the middle: z = mean + T·(z' − mean), z' from the prior. For normals that is
-p(z)^(1/T²), what Glow draws from.
+A temperature T < 1 draws nearer to the middle: z = mean + T·(z' − mean), z' from the prior. For normals z is then from
+p(z)^(1/T²) (1807.03039 §6); x is from p(x)^(1/T²) only where the flow changes volume by the same factor everywhere.
 """
 
 import math
@@ -109,7 +109,7 @@ class Uniform(Prior):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassNormal(Prior):
-    """A diagonal normal for each class, learned; without a class, the standard normal's learned double."""
+    """A diagonal normal for each class, learned; and one for no class, which learns where data comes without labels."""
 
     num_classes: int = 10
 

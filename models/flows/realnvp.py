@@ -7,20 +7,23 @@
     (4)  data goes through logit(α + (1 − 2α)·x) first                                               §4.1
 
 Three couplings of each kind and four in the last scale; residual networks of 64 feature maps, twice as many at the next
-scale. Where the paper has batch normalisation between layers and in the networks there are activation normalisation
-and layer normalisation: the density of an example may not depend on the others.
+scale. Not the paper's: in place of batch normalisation between layers and in the networks there are activation and
+layer normalisation, as an example's density may not depend on the others; and the factor of s's tanh is not learned.
 """
 
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from models.flows.bijection import Assembled, Bijection, Chain, Invert
+from jaxtyping import Array, Float, Key
+
+from models.flows.bijection import Assembled, Bijection, Chain, Invert, Params
 from models.flows.conditioners import Conditioner, ResNetConditioner
 from models.flows.coupling import Coupling, FactorOut
 from models.flows.elementwise import Affine
 from models.flows.linear import ActNorm
 from models.flows.masks import Checkerboard, Halves, Mask
 from models.flows.reshaping import Squeeze
+from models.model import Condition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,13 @@ class RealNVP(Assembled):
 
     def assemble(self) -> Bijection:
         return self._scale(0)
+
+    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
+        side = 2 ** (self.scales - 1)
+        if x.ndim != 4 or x.shape[1] % side or x.shape[2] % side:
+            got = "x".join(map(str, x.shape[1:3])) if x.ndim == 4 else f"arrays with {x.ndim - 1} axes"
+            raise ValueError(f"RealNVP with scales={self.scales} takes images whose sides {side} divides, not {got}")
+        return super().init(key, x, condition)
 
     def _scale(self, index: int) -> Bijection:
         net: Any = self.conditioner

@@ -8,8 +8,8 @@ On [−B, B], K bins with widths w, heights h and slopes δ at the knots; outsid
     (3)  ξ = 2c/(−b − √(b² − 4ac)),  a = h_k(s − δ_k) + (z−y_k)D,  b = h_kδ_k − (z−y_k)D,  c = −s(z−y_k),
          D = δ_{k+1} + δ_k − 2s                                                                      eq. 6–8
 
-A network says 3K − 1 numbers an element: softmax gives widths and heights, softplus the inner slopes, none of them
-smaller than 1e-3; the outer slopes are 1. All 0 is the identity.
+A network says 3K − 1 numbers an element: softmax gives widths and heights, none below 1e-3·2B/K, softplus the
+inner slopes, none below 1e-3; the outer slopes are 1. All 0 is the identity.
 """
 
 import math

@@ -129,8 +129,7 @@ class Stacked(Bijection):
 
             grouped = self._grouped(merge(trained, constants))
             (z, logdet), anchors = jax.lax.scan(body, (x, zeros(x)), grouped, length=self.depth // group.depth)
-            kept = anchors if self.anchor else z[None]
-            return (z, logdet), (trained, constants, kept, floats, rest)
+            return (z, logdet), (trained, constants, anchors, floats, rest)
 
         def back(kept: Any, bars: Any) -> Any:
             trained, constants, anchors, floats, rest = kept
