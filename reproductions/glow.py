@@ -20,7 +20,7 @@ SCALES = {"tiny": "glow_digits", "small": "glow_mnist", "paper": "glow_cifar10"}
 TEMPERATURES = (0.5, 0.7, 0.9, 1.0)
 SAMPLES = 40  # shown of each
 PAIRS, BETWEEN = 5, 9
-SIZE = (13, 7.5)
+SIZE = (13, 4.9)
 
 
 def pairs(data: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -38,7 +38,7 @@ def test_glows_figure(monkeypatch):
     assert rows[-1]["images"].shape == (glow.PAIRS * glow.BETWEEN, 8, 8, 1)
     figure = Figure()
     glow.draw(rows, figure)
-    assert "bits/dim" in "\n".join(glow.summary(rows))
+    assert "bits_per_dim_given_label" in "\n".join(glow.summary(rows))
 
 
 @needs("mnist")
