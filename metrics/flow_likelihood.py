@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Key
 
 from metrics.examples import OverExamples, mean_and_error
+from metrics.likelihood import bits_per_dim
 from metrics.metric import Evaluation
 from models.flows.flow import Flow
 
@@ -46,7 +47,7 @@ class FlowLikelihood(OverExamples):
             numbers = mean_and_error("nll", -values)
         else:
             levels = round(2.0 / model.bin_width) + 1
-            numbers = mean_and_error("bits_per_dim", -values / (dims * math.log(2.0)))
+            numbers = mean_and_error("bits_per_dim", bits_per_dim(values, dims, 1.0))  # of P: the bin is in it
             numbers |= mean_and_error("nats_on_unit_cube", values + dims * math.log(levels))
         end = "_given_label" if model.num_classes and "label" in arrays else ""
         end += "_of_train" if self.split == "train" else ""

@@ -26,6 +26,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error
 from metrics.metric import Evaluation
+from models.flows.dequantization import dequantize
 from models.model import Condition
 from models.ode import Integrator
 from models.trace import Hutchinson, Trace
@@ -103,12 +104,6 @@ def bits_per_dim(log_prob: Any, dims: int, bin_width: float) -> Any:
     if not bin_width > 0:
         raise ValueError(f"bits/dim needs the positive width of a data bin, got {bin_width}")
     return (-log_prob - dims * math.log(bin_width)) / (dims * math.log(2.0))
-
-
-def dequantize(keys: Key[Array, " b"], x: Float[Array, "b *s"], bin_width: float) -> Float[Array, "b *s"]:
-    """Eq. (4): each value anywhere in its bin, which is centred on it."""
-    uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype))(keys)
-    return x + bin_width * (uniform - 0.5)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from models.model import class_rows
+
 
 def sinusoidal(c: Float[Array, " b"], features: int, max_period: float = 1e4) -> Float[Array, "b features"]:
     """Eq. (1); `features` must be even. c is on the scale of DDPM's step index, 0…1000."""
@@ -34,8 +36,8 @@ class Conditioning(nn.Module):
         hidden = nn.Dense(self.features, name="hidden")(sinusoidal(noise, self.base))
         out = nn.Dense(self.features, name="out")(nn.silu(hidden))
         if self.num_classes:
-            index = jnp.full(noise.shape, self.num_classes) if label is None else label
-            index = jnp.where(index < 0, self.num_classes, index)
+            condition = None if label is None else {"label": label}
+            index = class_rows(condition, noise.shape[0], self.num_classes)
             out = out + nn.Embed(self.num_classes + 1, self.features, name="label")(index)
         if interval is not None:
             hidden = nn.Dense(self.features, name="interval_hidden")(sinusoidal(interval, self.base))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
@@ -17,6 +18,13 @@ Batch = Mapping[str, Array]
 Condition = Mapping[str, Array] | None
 
 NULL_LABEL = -1  # "no class": a class-conditional network answers unconditionally
+
+
+def class_rows(condition: Condition, size: int, num_classes: int) -> Int[Array, " {size}"]:
+    """Each example's row in a table of `num_classes` + 1 rows, of which the last stands for no class."""
+    label = (condition or {}).get("label")
+    index = jnp.full((size,), num_classes) if label is None else label
+    return jnp.where(index < 0, num_classes, index)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ held-out digits themselves, which favours it; Glow is told each digit's class, w
 log₂(10)/64 = 0.052 bits/dim.
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -14,7 +13,9 @@ from matplotlib.figure import Figure
 from sklearn.mixture import GaussianMixture
 
 from data.digits import Digits
+from metrics.examples import mean_and_error
 from metrics.flow_likelihood import FlowLikelihood
+from metrics.likelihood import bits_per_dim
 from metrics.metric import Evaluation, flat
 from reproductions.reproduction import Row, Trained, made
 from reproductions.reproduction import trained as read
@@ -34,8 +35,8 @@ def baselines() -> Iterator[Row]:
     train, test = np.concatenate([filled(train) for _ in range(DRAWS)]), filled(test)
 
     def bits(log_prob: np.ndarray) -> Row:
-        values = -(log_prob + dims * math.log(width)) / (dims * math.log(2.0))
-        return {"bits_per_dim": values.mean(), "stderr": values.std(ddof=1) / math.sqrt(len(values))}
+        values = mean_and_error("bits_per_dim", bits_per_dim(log_prob, dims, width)).values()
+        return dict(zip(("bits_per_dim", "stderr"), values, strict=True))
 
     one = GaussianMixture(1, covariance_type="full", random_state=0).fit(train)
     yield {"model": "Gaussian, full covariance", **bits(one.score_samples(test))}

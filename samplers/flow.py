@@ -16,7 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.flows.flow import Flow
+from models.denoiser import expand
+from models.flows.flow import Flow, folded
 from models.model import Condition, Model, Variables
 from samplers.diffusion import PRIOR
 from samplers.sampler import Sampler, noise_of_steps
@@ -42,14 +43,6 @@ def _class(condition: Condition) -> Condition:
     return {"label": condition["label"]} if condition and "label" in condition else None
 
 
-def _folded(keys: Key[Array, " n"], number: int) -> Key[Array, " n"]:
-    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
-
-
-def _spread(value: Float[Array, " n"], x: Float[Array, "n *s"]) -> Float[Array, "n *_"]:
-    return value.reshape(-1, *(1,) * (x.ndim - 1))
-
-
 @dataclass(frozen=True, kw_only=True)
 class FlowSampler(Sampler):
     """Eq. (1). Its trajectory is z and x."""
@@ -72,7 +65,7 @@ class FlowSampler(Sampler):
         trajectory: bool = False,
     ) -> Samples:
         flow = _flow(model, self)
-        z = flow.latents(variables, _folded(keys, PRIOR), shape, condition, self.temperature)
+        z = flow.latents(variables, folded(keys, PRIOR), shape, condition, self.temperature)
         x = flow.decode(variables, z, condition)
         return Samples(x, jnp.stack([z, x]) if trajectory else None)
 
@@ -97,7 +90,7 @@ class Interpolation(Sampler):
     ) -> Samples:
         flow = _flow(model, self)
         start, end, fraction = _given(condition, ("start", "end", "fraction"), self)
-        label, w = _class(condition), _spread(fraction, start)
+        label, w = _class(condition), expand(fraction, start)
         a, b = (flow.encode(variables, keys, image, label, dequantize=False) for image in (start, end))
         x = flow.decode(variables, (1.0 - w) * a + w * b, label)
         return Samples(x, jnp.stack([start, x]) if trajectory else None)
@@ -139,7 +132,7 @@ class AttributeEdit(Sampler):
         image, direction, strength = _given(condition, ("image", "direction", "strength"), self)
         label = _class(condition)
         z = flow.encode(variables, keys, image, label, dequantize=False)
-        x = flow.decode(variables, z + _spread(strength, z) * direction, label)
+        x = flow.decode(variables, z + expand(strength, z) * direction, label)
         return Samples(x, jnp.stack([image, x]) if trajectory else None)
 
     def network_calls(self) -> int:
@@ -177,7 +170,7 @@ class AscentInpainting(Sampler):
         low, high = (flow.preprocessed(variables, jnp.full_like(known, end), label) for end in (-1.0, 1.0))
         fixed = flow.preprocessed(variables, known, label)
         mask = jnp.broadcast_to(mask, known.shape)
-        first = low + (high - low) * jax.vmap(lambda key: jax.random.uniform(key, shape))(_folded(keys, PRIOR))
+        first = low + (high - low) * jax.vmap(lambda key: jax.random.uniform(key, shape))(folded(keys, PRIOR))
         noise_of = noise_of_steps(keys, known)
         slope = jax.grad(lambda h: jnp.sum(flow.log_prob_of_preprocessed(variables, keys, h, label)))
 

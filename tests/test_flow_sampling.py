@@ -1,6 +1,6 @@
 """Drawing from flows, editing with their latents, and what sample.py and train.py say of them."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import jax
 import jax.numpy as jnp
@@ -10,14 +10,16 @@ from PIL import Image
 
 from data.pixels import to_model_space
 from losses.likelihood import NegativeLogLikelihood
-from models.flows.bijection import Chain, Identity
+from models.flows.bijection import Bijection, Chain, Identity, zeros
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
+from models.flows.dequantization import UniformDequantization
 from models.flows.flow import Flow
 from models.flows.glow import Glow
+from models.flows.linear import DiagonalScale
 from models.flows.masks import Checkerboard, Halves
 from models.flows.permutations import Reverse
-from models.flows.priors import ClassNormal, Logistic
+from models.flows.priors import ClassNormal, Logistic, Normal
 from models.flows.reshaping import Squeeze, Vectors
 from samplers.flow import AscentInpainting, AttributeEdit, FlowSampler, Interpolation, attribute_direction
 from samplers.sampler import sample_keys
@@ -81,6 +83,27 @@ def test_an_attribute_is_a_direction_in_latent_space():
     np.testing.assert_allclose(FLOW.encode(VARIABLES, KEYS, edited), z + 0.3 * direction[None], atol=1e-4)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Differences(Bijection):
+    """Each pixel but the first, less the one before it."""
+
+    def forward(self, params, x, condition=None):
+        flat = x.reshape(x.shape[0], -1)
+        return jnp.concatenate([flat[:, :1], jnp.diff(flat, axis=1)], axis=1).reshape(x.shape), zeros(x)
+
+    def inverse(self, params, z, condition=None):
+        return jnp.cumsum(z.reshape(z.shape[0], -1), axis=1).reshape(z.shape), zeros(z)
+
+
+def test_what_is_filled_in_agrees_with_what_is_known():
+    """The likeliest pixel between two that are 0.8 is 0.8; if these were let go on the way, all would go to 0."""
+    flow = Flow(bijection=Differences(), prior=Normal())
+    known, mask = jnp.full((6, *SHAPE), 0.8), jnp.asarray([1.0, 0.0, 1.0, 0.0]).reshape(1, *SHAPE)
+    condition = {"known": known, "mask": mask}
+    found = AscentInpainting(steps=300, noise=0.0)(flow, {"params": {}, "state": {}}, KEYS, condition, SHAPE).x
+    np.testing.assert_allclose(found, 0.8, atol=2e-2)
+
+
 def test_inpainting_keeps_what_is_known_and_climbs():
     flow = Flow(bijection=Identity(), prior=Logistic())
     known, mask = jnp.full((6, *SHAPE), 0.5), jnp.asarray([1.0, 0.0, 0.0, 1.0]).reshape(1, *SHAPE)
@@ -100,7 +123,10 @@ def test_inpainting_keeps_what_is_known_and_climbs():
     [
         (lambda: Halves().split(jnp.zeros((2, 4, 4, 1))), "nothing to split. Squeeze"),
         (lambda: Checkerboard().split(jnp.zeros((2, 4))), "checkerboard is of images"),
-        (lambda: Squeeze().forward({}, jnp.zeros((2, 5, 4, 1))), "5x4 has an odd one"),
+        (
+            lambda: Squeeze().forward({}, jnp.zeros((2, 5, 4, 1))),
+            "a squeeze takes images whose sides 2 divides, not 5x4",
+        ),
         (lambda: Glow(levels=3).init(jax.random.key(0), jnp.zeros((2, 28, 28, 1))), "sides 8 divides, not 28x28"),
         (lambda: Glow(levels=1).init(jax.random.key(0), jnp.zeros((2, 28))), "arrays with 1 axes"),
         (lambda: FLOW.init(jax.random.key(0), {"x": jnp.zeros((2, *SHAPE), jnp.uint8)}), "this is uint8"),
@@ -123,11 +149,15 @@ def test_what_does_not_fit_is_said_in_one_line(make, message):
     [
         ({"batch_size": 12}, "does not divide over 8 devices"),
         ({"data": load_experiment("spline_toy").data}, "does not fit the data, which is continuous"),
+        ({"levels": 256}, "does not fit the data, which has 17 levels"),
         ({"loss": NegativeLogLikelihood(kinetic=0.1)}, "kinetic_energy is of a continuous flow"),
     ],
 )
 def test_training_refuses_what_does_not_fit(changes, message):
     experiment = load_experiment("glow_digits", tiny=True)
+    if "levels" in changes:
+        dequantize = UniformDequantization(levels=changes["levels"])
+        changes = {"model": replace(experiment.model, dequantize=dequantize)}
     if "data" in changes:
         changes = changes | {"model": replace(experiment.model, prior=Logistic())}
     with pytest.raises(UserError, match=message):
@@ -171,6 +201,16 @@ def test_cifar10s_tiny_forms_trace_and_the_reversible_one_says_how_far_off_it_is
 
     metrics = jax.eval_shape(measured, jax.random.key(0))
     assert ("reconstruction_error" in metrics) == (name == "glow_cifar10")
+
+
+def test_a_run_begins_from_the_statistics_of_its_first_batches():
+    """Not from zeros, nor from a batch that is not the run's, nor from one where two are asked for."""
+    flow = Flow(bijection=DiagonalScale(standardise=1.0), prior=Logistic())
+    tiny = replace(load_experiment("spline_toy", tiny=True), model=replace(flow, init_batches=2), metrics=())
+    plan = Plan(replace(tiny, mesh=Mesh(data=2)))
+    x = np.concatenate([plan.batches[i]["x"] for i in (0, 1)])
+    found = plan.initial().params["bijection"]["log_scale"]
+    np.testing.assert_allclose(found, -np.log(x.std(axis=0)), rtol=1e-4)
 
 
 def test_a_checkpoint_and_a_run_that_begins_from_it_keep_what_is_not_trained(tmp_path):

@@ -76,10 +76,8 @@ class Plan:
 
     def _first_batch(self) -> dict[str, Any]:
         """What `init` is shown: zeros, or the run's first batches, of all devices, where it looks at values."""
-        if (
-            not self.model.data_batches
-        ):  # two examples are enough for shapes, and the compiled init depends on nothing else
-            return example_batch(self.experiment, 2)
+        if not self.model.data_batches:
+            return example_batch(self.experiment, 2)  # enough for shapes, which the compiled init depends on alone
         self.experiment.data.prepare()
         batches = [self.batches[i] for i in range(self.model.data_batches)]
         return put_batch({name: np.concatenate([b[name] for b in batches]) for name in batches[0]}, self.batch_sharding)

@@ -89,7 +89,6 @@ class Autoregressive(Bijection):
 
     transform: Elementwise = field(default_factory=Affine)  # τ
     net: MADE = field(default_factory=MADE)
-    reverse: bool = False  # z_i depends on x_i, …, x_D: the order is the other way round
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
         """Parameters for vectors like `x`.
@@ -101,12 +100,12 @@ class Autoregressive(Bijection):
         return self.net.init(key, x, condition, self.transform.count)["params"]
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        x = self._ordered(x)
+        _check(x)
         z, slopes = self.transform.forward(self._raw(params, x, condition), x)
-        return self._ordered(z), per_example(slopes)
+        return z, per_example(slopes)
 
     def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        z = self._ordered(z)
+        _check(z)
 
         def step(x: Any, row: Any) -> tuple[Any, Any]:
             # Of what the network says now only coordinate i is final, and that alone is used: what it says of later
@@ -118,11 +117,7 @@ class Autoregressive(Bijection):
 
         start = jnp.zeros(z.shape, jnp.promote_types(z.dtype, jnp.float32))
         x, slopes = jax.lax.scan(step, start, (jnp.arange(z.shape[1]), z.astype(start.dtype).T[:, :, None]))
-        return self._ordered(x), jnp.sum(slopes, axis=(0, 2))
-
-    def _ordered(self, x: Float[Array, "b *s"]) -> Float[Array, "b d"]:
-        _check(x)
-        return x[:, ::-1] if self.reverse else x
+        return x, jnp.sum(slopes, axis=(0, 2))
 
     def _raw(self, params: Params, x: Float[Array, "b d"], condition: Condition) -> Raw:
         raw: Any = self.net.apply({"params": params}, x, condition, self.transform.count)

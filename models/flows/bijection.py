@@ -31,9 +31,9 @@ Moved = tuple[Float[Array, "b *t"], Float[Array, " b"]]  # where an example went
 class Bijection(ABC):
     """Base of all bijections. x and z are [B, …]; nothing depends on the other examples of a batch but `init`."""
 
-    @abstractmethod
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        """Parameters for data like `x`, and from its statistics where the paper has it so."""
+        """Parameters for data like `x`, and from its statistics where the paper has it so; none by default."""
+        return {}
 
     @abstractmethod
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
@@ -114,9 +114,6 @@ def per_example(value: Float[Array, "b *s"]) -> Float[Array, " b"]:
 class Identity(Bijection):
     """z = x."""
 
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return {}
-
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         return x, zeros(x)
 
@@ -193,6 +190,52 @@ class Invert(Bijection):
 
     def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         return self.bijection.forward(params, z, condition)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Within(Bijection):
+    """Base of those that show `bijection` a part of x, or x in another order, and put back what it makes of it.
+
+    `open` and `close` only move numbers: close undoes open, and is its transpose.
+    """
+
+    bijection: Bijection
+
+    @abstractmethod
+    def open(self, x: Float[Array, "b *s"]) -> tuple[Float[Array, "b *t"], Any]:
+        """(what `bijection` is shown, what `close` needs besides)."""
+
+    @abstractmethod
+    def close(self, shown: Float[Array, "b *t"], rest: Any) -> Float[Array, "b *s"]: ...
+
+    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
+        return self.bijection.init(key, self.open(x)[0], condition)
+
+    def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
+        shown, rest = self.open(x)
+        z, logdet = self.bijection.forward(params, shown, condition)
+        return self.close(z, rest), logdet
+
+    def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
+        shown, rest = self.open(z)
+        x, logdet = self.bijection.inverse(params, shown, condition)
+        return self.close(x, rest), logdet
+
+    def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *t"]:
+        shown, rest = self.open(z)
+        return self.close(self.bijection.pull(params, shown, condition), rest)
+
+    def observe(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Any:
+        shown, rest = self.open(x)
+        z, logdet, numbers = self.bijection.observe(params, shown, condition)
+        return self.close(z, rest), logdet, numbers
+
+    def backward(
+        self, params: Params, z: Float[Array, "b *s"], condition: Condition, z_bar: Any, logdet_bar: Any
+    ) -> tuple[Float[Array, "b *t"], Any, Params, dict[str, Any]]:
+        (shown, rest), (bar, rest_bar) = self.open(z), self.open(z_bar)
+        x, x_bar, params_bar, condition_bar = self.bijection.backward(params, shown, condition, bar, logdet_bar)
+        return self.close(x, rest), self.close(x_bar, rest_bar), params_bar, condition_bar
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from models.stack import Stack
 
 Tokens = Float[Array, "b t f"]
 Heads = Float[Array, "b t heads d"]
-# Keys and values. Heads are before tokens: XLA's CPU backend steps twice as quickly so at 256 tokens.
+# Keys and values. Heads are before tokens: what a head attends to is then one run of memory.
 Cache = tuple[Float[Array, "layers b heads length d"], Float[Array, "layers b heads length d"]]
 
 

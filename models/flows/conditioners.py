@@ -14,7 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.convolution import Conv3x3
-from models.model import Condition
+from models.model import Condition, class_rows
 from models.stack import Stack
 
 Seen = Float[Array, "b *s c"]
@@ -54,9 +54,7 @@ class Label(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "b *s c"], condition: Condition) -> Float[Array, "b *_ c"]:
-        label = (condition or {}).get("label")
-        index = jnp.full(h.shape[:1], self.num_classes) if label is None else label
-        index = jnp.where(index < 0, self.num_classes, index)
+        index = class_rows(condition, h.shape[0], self.num_classes)
         row = nn.Embed(self.num_classes + 1, h.shape[-1], name="label")(index)
         return row.reshape(h.shape[0], *(1,) * (h.ndim - 2), -1)
 

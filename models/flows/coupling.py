@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.flows.bijection import Bijection, Moved, Params, merge, per_example, split
+from models.flows.bijection import Bijection, Moved, Params, Within, merge, per_example, split
 from models.flows.conditioners import Conditioner, MLPConditioner
 from models.flows.elementwise import Affine, Elementwise, Raw
 from models.flows.masks import Halves, Mask, Part, Seen
@@ -77,41 +77,17 @@ class Coupling(Bijection):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FactorOut(Bijection):
+class FactorOut(Within):
     """`bijection` on the part that the mask shows; the rest is latent already (1605.08803 §3.6, 1807.03039 §3).
 
     A coupling before it, with this mask and an affine transform, turns what is left of the rest into a standard normal
     variable given the part that goes on: that coupling is Glow's learned prior, as a bijection.
     """
 
-    bijection: Bijection
     mask: Mask = field(default_factory=Halves)
 
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return self.bijection.init(key, self.mask.split(x)[0], condition)
+    def open(self, x: Float[Array, "b *s"]) -> tuple[Float[Array, "b *t"], Any]:
+        return self.mask.split(x)
 
-    def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        on, out = self.mask.split(x)
-        on, logdet = self.bijection.forward(params, on, condition)
-        return self.mask.merge(on, out), logdet
-
-    def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        on, out = self.mask.split(z)
-        on, logdet = self.bijection.inverse(params, on, condition)
-        return self.mask.merge(on, out), logdet
-
-    def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *t"]:
-        on, out = self.mask.split(z)
-        return self.mask.merge(self.bijection.pull(params, on, condition), out)
-
-    def observe(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Any:
-        on, out = self.mask.split(x)
-        on, logdet, numbers = self.bijection.observe(params, on, condition)
-        return self.mask.merge(on, out), logdet, numbers
-
-    def backward(
-        self, params: Params, z: Float[Array, "b *s"], condition: Condition, z_bar: Any, logdet_bar: Any
-    ) -> tuple[Float[Array, "b *t"], Any, Params, dict[str, Any]]:
-        (on, out), (on_bar, out_bar) = self.mask.split(z), self.mask.split(z_bar)
-        on, on_bar, params_bar, condition_bar = self.bijection.backward(params, on, condition, on_bar, logdet_bar)
-        return self.mask.merge(on, out), self.mask.merge(on_bar, out_bar), params_bar, condition_bar
+    def close(self, shown: Float[Array, "b *t"], rest: Any) -> Float[Array, "b *s"]:
+        return self.mask.merge(shown, rest)

@@ -24,6 +24,12 @@ from models.model import Condition
 Filled = tuple[Float[Array, "b *s"], Float[Array, " b"]]
 
 
+def dequantize(keys: Key[Array, " b"], x: Float[Array, "b *s"], bin_width: float) -> Float[Array, "b *s"]:
+    """y of eq. (2): each value anywhere in its bin, which is centred on it."""
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype))(keys)
+    return x + bin_width * (uniform - 0.5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Dequantization(ABC):
     """Base. Data in [−1, 1] with so many levels lies on a lattice of step 2/(levels − 1)."""
@@ -75,9 +81,8 @@ class UniformDequantization(_Levels):
     def __call__(
         self, params: Params, keys: Key[Array, " b"], x: Float[Array, "b *s"], condition: Condition = None
     ) -> Filled:
-        u = jax.vmap(lambda key: jax.random.uniform(key, x.shape[1:], x.dtype))(keys)
         cost = math.log(self.bin_width) * math.prod(x.shape[1:])
-        return x + self.bin_width * (u - 0.5), zeros(x) + cost
+        return dequantize(keys, x, self.bin_width), zeros(x) + cost
 
 
 @dataclass(frozen=True, kw_only=True)

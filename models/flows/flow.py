@@ -76,7 +76,7 @@ class Flow(Model):
         """Eq. (3), and what the bijection has to say of this pass (models/flows/bijection.py)."""
         _check(x)
         tree = self._tree(variables)
-        filling, own = (jax.vmap(lambda key: jax.random.fold_in(key, i))(keys) for i in (0, 1))  # noqa: B023
+        filling, own = folded(keys, 0), folded(keys, 1)
         y, minus_log_q = self.dequantize(tree.get("dequantize", {}), filling, x, condition)
         h, scaled = self.preprocess.forward(tree.get("preprocess", {}), y, condition)
         z, logdet, seen = self.bijection.observe(tree.get("bijection", {}), h, _with_keys(condition, own))
@@ -93,7 +93,7 @@ class Flow(Model):
         """z of eq. (2). Without `dequantize`, of levels as they stand, in the middle of their bins."""
         _check(x)
         tree = self._tree(variables)
-        filling, own = (jax.vmap(lambda key: jax.random.fold_in(key, i))(keys) for i in (0, 1))  # noqa: B023
+        filling, own = folded(keys, 0), folded(keys, 1)
         y = self.dequantize(tree.get("dequantize", {}), filling, x, condition)[0] if dequantize else x
         h = self.preprocessed(variables, y, condition)
         return self.bijection.forward(tree.get("bijection", {}), h, _with_keys(condition, own))[0]
@@ -161,6 +161,11 @@ class Flow(Model):
 
     def _tree(self, variables: Variables) -> dict[str, Any]:
         return merge(variables["params"], variables["state"].get("constants", {}))
+
+
+def folded(keys: Key[Array, " b"], number: int) -> Key[Array, " b"]:
+    """Another stream of each example's randomness."""
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
 
 
 def _with_keys(condition: Condition, keys: Key[Array, " b"]) -> Condition:

@@ -20,7 +20,7 @@ from models.flows.conditioners import Conditioner, ConvConditioner
 from models.flows.coupling import Coupling, FactorOut
 from models.flows.elementwise import Affine
 from models.flows.linear import ActNorm, Invertible1x1
-from models.flows.reshaping import Squeeze
+from models.flows.reshaping import Squeeze, check_sides
 from models.flows.stacked import Stacked
 from models.model import Condition
 
@@ -45,10 +45,7 @@ class Glow(Assembled):
         return self._level(0)
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        side = 2**self.levels
-        if x.ndim != 4 or x.shape[1] % side or x.shape[2] % side:
-            got = "x".join(map(str, x.shape[1:3])) if x.ndim == 4 else f"arrays with {x.ndim - 1} axes"
-            raise ValueError(f"Glow with levels={self.levels} takes images whose sides {side} divides, not {got}")
+        check_sides(x, 2**self.levels, f"Glow with levels={self.levels}")
         return super().init(key, x, condition)
 
     def _level(self, index: int) -> Bijection:

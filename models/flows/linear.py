@@ -106,9 +106,7 @@ def check_invertible(params: Params) -> None:
     for path, weight in jax.tree_util.tree_leaves_with_path(params):
         if getattr(path[-1], "key", "") != "weight":
             continue
-        values = np.linalg.svd(
-            np.asarray(weight, np.float64), compute_uv=False
-        )  # of each layer, where they are stacked
+        values = np.linalg.svd(np.asarray(weight, np.float64), compute_uv=False)  # of each layer of a stack
         wrong = ~(values[..., -1] > np.finfo(weight.dtype).eps * values.shape[-1] * values[..., 0])
         if wrong.any():
             name = jax.tree_util.keystr(path, simple=True, separator=".")

@@ -2,11 +2,10 @@
 
     halves          the first half of the last axis is seen, the rest moved: of vectors, or of an image's channels
                     (the channel-wise mask)                                                    1605.08803 §3.4
-    even_odd        even places of the last axis are seen, odd ones moved                      1410.8516 §5
     checkerboard    of an image, the pixels with i + j even are seen, in place: zeros stand where they are moved
                                                                                                1605.08803 fig. 3
 
-`swap` exchanges the two parts. Halves and even_odd take the parts out of x; a checkerboard's are as large as x, so that
+`swap` exchanges the two parts. Halves are taken out of x; a checkerboard's parts are as large as x, so that
 convolutions still see where a pixel is.
 """
 
@@ -55,21 +54,6 @@ class Halves(Mask):
 
     def merge(self, seen: Seen, moved: Part) -> Float[Array, "b *s"]:
         return jnp.concatenate((moved, seen) if self.swap else (seen, moved), axis=-1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvenOdd(Mask):
-    """Even and odd places of the last axis."""
-
-    def split(self, x: Float[Array, "b *s"]) -> tuple[Seen, Part]:
-        if x.shape[-1] % 2:
-            raise ValueError(f"even and odd places must be equally many, and the last axis has {x.shape[-1]}")
-        even, odd = x[..., 0::2], x[..., 1::2]
-        return (odd, even) if self.swap else (even, odd)
-
-    def merge(self, seen: Seen, moved: Part) -> Float[Array, "b *s"]:
-        pair = jnp.stack((moved, seen) if self.swap else (seen, moved), axis=-1)
-        return pair.reshape(*seen.shape[:-1], -1)
 
 
 @dataclass(frozen=True, kw_only=True)

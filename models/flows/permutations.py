@@ -18,16 +18,15 @@ from models.model import Condition
 
 @dataclass(frozen=True, kw_only=True)
 class Reverse(Bijection):
-    """The last axis backwards; its own inverse."""
+    """An axis backwards, by default the last; its own inverse."""
 
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return {}
+    axis: int = -1  # counted from the end: −2 is the order of tokens
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        return x[..., ::-1], zeros(x)
+        return jnp.flip(x, self.axis), zeros(x)
 
     def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        return z[..., ::-1], zeros(z)
+        return jnp.flip(z, self.axis), zeros(z)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +46,6 @@ class FixedPermutation(Bijection):
 @dataclass(frozen=True, kw_only=True)
 class EvenOddFirst(Bijection):
     """Even places, then odd ones."""
-
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return {}
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         return jnp.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1), zeros(x)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from models.flows.bijection import Bijection, Moved, Params, per_example, zeros
 from models.model import Condition
@@ -26,9 +26,6 @@ class Scale(Bijection):
     def __post_init__(self) -> None:
         if self.scale == 0.0:
             raise ValueError("a scale of 0 has no inverse")
-
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return {}
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         return self.scale * x + self.shift, zeros(x) + math.log(abs(self.scale)) * math.prod(x.shape[1:])
@@ -47,9 +44,6 @@ class Unit(Bijection):
         slope = (self.levels - 1) / (2.0 * self.levels)
         return Scale(scale=slope, shift=slope + 0.5 / self.levels)
 
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return {}
-
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         return self._scale().forward(params, x)
 
@@ -66,9 +60,6 @@ class Logit(Bijection):
     def __post_init__(self) -> None:
         if not 0.0 <= self.alpha < 0.5:
             raise ValueError(f"a logit's alpha={self.alpha} is not in [0, 0.5)")
-
-    def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        return {}
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         p = self.alpha + (1.0 - 2.0 * self.alpha) * x

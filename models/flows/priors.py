@@ -16,10 +16,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Key
 
 from models.flows.bijection import Params, per_example
-from models.model import Condition
+from models.model import Condition, class_rows
 
 Latent = Float[Array, "b *s"]
 
@@ -37,6 +37,13 @@ class Prior(ABC):
         """In nats."""
 
     @abstractmethod
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+        """One draw around 0, before it is scaled and moved."""
+
+    def placed(self, params: Params, size: int, condition: Condition) -> tuple[Any, Any]:
+        """The mean and the scale of each of so many draws; for all of them 0 and 1 by default."""
+        return 0.0, 1.0
+
     def sample(
         self,
         params: Params,
@@ -46,10 +53,8 @@ class Prior(ABC):
         temperature: float = 1.0,
     ) -> Latent:
         """One draw of `shape` for each key."""
-
-
-def _each(draw: Any, keys: Key[Array, " b"], shape: tuple[int, ...]) -> Latent:
-    return jax.vmap(lambda key: draw(key, shape))(keys)
+        mean, scale = self.placed(params, keys.shape[0], condition)
+        return mean + temperature * scale * jax.vmap(lambda key: self.draw(key, shape))(keys)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,15 +64,8 @@ class Normal(Prior):
     def log_prob(self, params: Params, z: Latent, condition: Condition = None) -> Float[Array, " b"]:
         return per_example(-0.5 * (z**2 + math.log(2.0 * math.pi)))
 
-    def sample(
-        self,
-        params: Params,
-        keys: Key[Array, " b"],
-        shape: tuple[int, ...],
-        condition: Condition = None,
-        temperature: float = 1.0,
-    ) -> Latent:
-        return temperature * _each(jax.random.normal, keys, shape)
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+        return jax.random.normal(key, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +75,8 @@ class Logistic(Prior):
     def log_prob(self, params: Params, z: Latent, condition: Condition = None) -> Float[Array, " b"]:
         return -per_example(jax.nn.softplus(z) + jax.nn.softplus(-z))
 
-    def sample(
-        self,
-        params: Params,
-        keys: Key[Array, " b"],
-        shape: tuple[int, ...],
-        condition: Condition = None,
-        temperature: float = 1.0,
-    ) -> Latent:
-        return temperature * _each(jax.random.logistic, keys, shape)
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+        return jax.random.logistic(key, shape)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,15 +87,11 @@ class Uniform(Prior):
         inside = jnp.all((z >= 0.0) & (z <= 1.0), axis=tuple(range(1, z.ndim)))
         return jnp.where(inside, 0.0, -jnp.inf).astype(z.dtype)
 
-    def sample(
-        self,
-        params: Params,
-        keys: Key[Array, " b"],
-        shape: tuple[int, ...],
-        condition: Condition = None,
-        temperature: float = 1.0,
-    ) -> Latent:
-        return 0.5 + temperature * (_each(jax.random.uniform, keys, shape) - 0.5)
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+        return jax.random.uniform(key, shape) - 0.5
+
+    def placed(self, params: Params, size: int, condition: Condition) -> tuple[Any, Any]:
+        return 0.5, 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,24 +104,13 @@ class ClassNormal(Prior):
         table = jnp.zeros((self.num_classes + 1, *z.shape[1:]), jnp.float32)
         return {"mean": table, "log_std": table}
 
-    def _of(self, params: Params, size: int, condition: Condition) -> tuple[Latent, Latent]:
-        label = (condition or {}).get("label")
-        index: Int[Array, " b"] = jnp.full((size,), self.num_classes) if label is None else label
-        index = jnp.where(index < 0, self.num_classes, index)
-        return params["mean"][index], params["log_std"][index]
+    def placed(self, params: Params, size: int, condition: Condition) -> tuple[Latent, Latent]:
+        row = class_rows(condition, size, self.num_classes)
+        return params["mean"][row], jnp.exp(params["log_std"][row])
 
     def log_prob(self, params: Params, z: Latent, condition: Condition = None) -> Float[Array, " b"]:
-        mean, log_std = self._of(params, z.shape[0], condition)
-        away = (z - mean) * jnp.exp(-log_std)
-        return per_example(-0.5 * (away**2 + math.log(2.0 * math.pi)) - log_std)
+        mean, std = self.placed(params, z.shape[0], condition)
+        return per_example(-0.5 * (((z - mean) / std) ** 2 + math.log(2.0 * math.pi)) - jnp.log(std))
 
-    def sample(
-        self,
-        params: Params,
-        keys: Key[Array, " b"],
-        shape: tuple[int, ...],
-        condition: Condition = None,
-        temperature: float = 1.0,
-    ) -> Latent:
-        mean, log_std = self._of(params, keys.shape[0], condition)
-        return mean + temperature * jnp.exp(log_std) * _each(jax.random.normal, keys, shape)
+    def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
+        return jax.random.normal(key, shape)

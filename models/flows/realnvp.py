@@ -22,7 +22,7 @@ from models.flows.coupling import Coupling, FactorOut
 from models.flows.elementwise import Affine
 from models.flows.linear import ActNorm
 from models.flows.masks import Checkerboard, Halves, Mask
-from models.flows.reshaping import Squeeze
+from models.flows.reshaping import Squeeze, check_sides
 from models.model import Condition
 
 
@@ -42,10 +42,7 @@ class RealNVP(Assembled):
         return self._scale(0)
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
-        side = 2 ** (self.scales - 1)
-        if x.ndim != 4 or x.shape[1] % side or x.shape[2] % side:
-            got = "x".join(map(str, x.shape[1:3])) if x.ndim == 4 else f"arrays with {x.ndim - 1} axes"
-            raise ValueError(f"RealNVP with scales={self.scales} takes images whose sides {side} divides, not {got}")
+        check_sides(x, 2 ** (self.scales - 1), f"RealNVP with scales={self.scales}")
         return super().init(key, x, condition)
 
     def _scale(self, index: int) -> Bijection:

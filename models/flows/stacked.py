@@ -55,7 +55,7 @@ class Stacked(Bijection):
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         if self.backward_pass == "reversible":
             return self._reversible(params, x, condition)
-        return self._run(params, x, condition, "full" if self.backward_pass == "remat" else None)
+        return self._run(params, x, condition)[:2]
 
     def inverse(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Moved:
         def body(carry: Moved, params: Params) -> tuple[Moved, None]:
@@ -74,7 +74,7 @@ class Stacked(Bijection):
         That is the mean over a few examples. With anchors each walk ends at one, and it is the largest that is said.
         """
         if self.backward_pass != "reversible":
-            return self._observed(params, x, condition)
+            return self._run(params, x, condition, observed=True)
         few = jax.tree.map(lambda leaf: leaf[:OBSERVED], condition)
         start, params_now = jax.lax.stop_gradient((x[:OBSERVED], params))
         group = Stacked(block=self.block, depth=self.anchor or self.depth)
@@ -88,28 +88,24 @@ class Stacked(Bijection):
         _, errors = jax.lax.scan(body, start, self._grouped(params_now), length=self.depth // group.depth)
         return (*self.forward(params, x, condition), {"reconstruction_error": jnp.max(errors)})
 
-    def _observed(self, params: Params, x: Float[Array, "b *s"], condition: Condition) -> Any:
-        def body(carry: Moved, params: Params) -> tuple[Moved, Any]:
-            z, change, numbers = self.block.observe(params, carry[0], condition)
-            return (z, carry[1] + change), numbers
-
-        body = checkpointed(body, "full" if self.backward_pass == "remat" else None)
-        (z, logdet), numbers = jax.lax.scan(body, (x, zeros(x)), params, length=self.depth)
-        return z, logdet, jax.tree.map(lambda every: jnp.sum(every, axis=0), numbers)
-
     def _grouped(self, params: Params) -> Params:
         """Leaves [L, …] as [L/K, K, …]."""
         k = self.anchor or self.depth
         return jax.tree.map(lambda leaf: leaf.reshape(-1, k, *leaf.shape[1:]), params)
 
-    def _run(self, params: Params, x: Float[Array, "b *s"], condition: Condition, remat: str | None = None) -> Moved:
-        """Eq. (1)."""
+    def _run(self, params: Params, x: Float[Array, "b *s"], condition: Condition, observed: bool = False) -> Any:
+        """Eq. (1): z, the log-determinant and, if asked, what the blocks say, summed."""
 
-        def body(carry: Moved, params: Params) -> tuple[Moved, None]:
-            z, change = self.block.forward(params, carry[0], condition)
-            return (z, carry[1] + change), None
+        def body(carry: Moved, params: Params) -> tuple[Moved, Any]:
+            if observed:
+                z, change, numbers = self.block.observe(params, carry[0], condition)
+            else:
+                (z, change), numbers = self.block.forward(params, carry[0], condition), {}
+            return (z, carry[1] + change), numbers
 
-        return jax.lax.scan(checkpointed(body, remat), (x, zeros(x)), params, length=self.depth)[0]
+        body = checkpointed(body, "full" if self.backward_pass == "remat" else None)
+        (z, logdet), numbers = jax.lax.scan(body, (x, zeros(x)), params, length=self.depth)
+        return z, logdet, jax.tree.map(lambda every: jnp.sum(every, axis=0), numbers)
 
     def _reversible(self, params: Params, x: Float[Array, "b *s"], condition: Condition) -> Moved:
         """Eq. (1) with (2) for its gradient. Reverse mode only."""
@@ -118,7 +114,7 @@ class Stacked(Bijection):
         # Everything is an argument: a rule for gradients may not close over values that are being traced.
         @jax.custom_vjp
         def run(trained: Params, constants: Params, x: Any, floats: Any, rest: Any) -> Moved:
-            return self._run(merge(trained, constants), x, merge(floats, rest) or None)
+            return self._run(merge(trained, constants), x, merge(floats, rest) or None)[:2]
 
         def ahead(trained: Params, constants: Params, x: Any, floats: Any, rest: Any) -> tuple[Moved, Any]:
             condition = merge(floats, rest) or None

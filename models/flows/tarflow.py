@@ -18,6 +18,7 @@ from jaxtyping import Array, Int, Key
 
 from models.flows.bijection import Assembled, Bijection, Chain, Moved, Params, per_example, zeros
 from models.flows.causal import CausalTransformer, Tokens
+from models.flows.permutations import Reverse
 from models.flows.reshaping import Patches
 from models.flows.stacked import Stacked
 from models.model import Condition
@@ -68,26 +69,8 @@ def _label(condition: Condition) -> Int[Array, " b"] | None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _ReverseTokens(Bijection):
-    """R of eq. (5)."""
-
-    def init(self, key: Key[Array, ""], x: Tokens, condition: Condition = None) -> Params:
-        return {}
-
-    def forward(self, params: Params, x: Tokens, condition: Condition = None) -> Moved:
-        return x[:, ::-1], zeros(x)
-
-    def inverse(self, params: Params, z: Tokens, condition: Condition = None) -> Moved:
-        return z[:, ::-1], zeros(z)
-
-
-@dataclass(frozen=True, kw_only=True)
 class TarFlow(Assembled):
-    """Eq. (1)–(5), of images whose sides `patch` divides. z has the image's shape.
-
-    The sizes that are set are the published code's for MNIST. For ImageNet at 64×64 it has patches of 2, 8 blocks and
-    networks of 8 layers, 768 wide, with 12 heads.
-    """
+    """Eq. (1)–(5), of images whose sides `patch` divides. z has the image's shape."""
 
     patch: int = 4  # P
     blocks: int = 4  # each with a network of its own
@@ -103,8 +86,8 @@ class TarFlow(Assembled):
     def assemble(self) -> Bijection:
         # Every block hands its tokens on in reverse, so that all are alike and one scan; if they were an odd number,
         # the tokens are put back in order at the end.
-        block = Chain(parts=(TarFlowBlock(net=self.net, cached=self.cached), _ReverseTokens()))
+        block = Chain(parts=(TarFlowBlock(net=self.net, cached=self.cached), Reverse(axis=-2)))
         blocks = Stacked(block=block, depth=self.blocks, backward_pass=self.backward_pass)
         return Patches(
-            patch=self.patch, bijection=Chain(parts=(blocks, _ReverseTokens())) if self.blocks % 2 else blocks
+            patch=self.patch, bijection=Chain(parts=(blocks, Reverse(axis=-2))) if self.blocks % 2 else blocks
         )
