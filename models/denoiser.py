@@ -11,7 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.model import Batch, Condition, Model, Net, Variables
+from models.model import Batch, Condition, Model, Net, Variables, label_of
 from paths.path import Path
 from paths.predictions import Face, Prediction, face, latest_time
 
@@ -69,7 +69,7 @@ class Denoiser(Model):
             {"params": variables["params"]},
             x,
             noise,
-            (condition or {}).get("label"),
+            label_of(condition),
             train=dropout is not None,
             rngs={"dropout": dropout} if dropout is not None else None,
             **only_jumps,

@@ -36,8 +36,7 @@ class Conditioning(nn.Module):
         hidden = nn.Dense(self.features, name="hidden")(sinusoidal(noise, self.base))
         out = nn.Dense(self.features, name="out")(nn.silu(hidden))
         if self.num_classes:
-            condition = None if label is None else {"label": label}
-            index = class_rows(condition, noise.shape[0], self.num_classes)
+            index = class_rows(label, noise.shape[0], self.num_classes)
             out = out + nn.Embed(self.num_classes + 1, self.features, name="label")(index)
         if interval is not None:
             hidden = nn.Dense(self.features, name="interval_hidden")(sinusoidal(interval, self.base))

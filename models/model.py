@@ -20,9 +20,13 @@ Condition = Mapping[str, Array] | None
 NULL_LABEL = -1  # "no class": a class-conditional network answers unconditionally
 
 
-def class_rows(condition: Condition, size: int, num_classes: int) -> Int[Array, " {size}"]:
+def label_of(condition: Condition) -> Int[Array, " b"] | None:
+    """Each example's class, if the condition tells it."""
+    return (condition or {}).get("label")
+
+
+def class_rows(label: Int[Array, " b"] | None, size: int, num_classes: int) -> Int[Array, " {size}"]:
     """Each example's row in a table of `num_classes` + 1 rows, of which the last stands for no class."""
-    label = (condition or {}).get("label")
     index = jnp.full((size,), num_classes) if label is None else label
     return jnp.where(index < 0, num_classes, index)
 

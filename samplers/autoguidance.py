@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.denoiser import Denoise, Denoiser, expand
+from models.model import label_of
 from samplers.guidance import check_interval, within
 from samplers.transforms import Network, Transform
 
@@ -40,7 +41,7 @@ class Autoguidance(Transform):
             raise ValueError("autoguidance needs the weak model's variables under variables['weak']; there are none")
         if self.scale == 1.0:
             return denoise
-        label = (network.condition or {}).get("label") if classes else None
+        label = label_of(network.condition) if classes else None
         condition = None if label is None else {"label": label}
         weak = Network(model=self.weak, variables=network.variables["weak"], condition=condition)
         latest = self.weak.t_max

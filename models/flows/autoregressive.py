@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Int, Key
 from models.flows.bijection import Bijection, Moved, Params, per_example
 from models.flows.conditioners import ACTIVATIONS, Label
 from models.flows.elementwise import Affine, Elementwise, Raw
-from models.model import Condition
+from models.model import Condition, label_of
 
 
 def mask(before: Int[np.ndarray, " n"], after: Int[np.ndarray, " m"], strict: bool) -> Float[np.ndarray, "n m"]:
@@ -69,7 +69,7 @@ class MADE(nn.Module):
             layer = _MaskedDense(nn.initializers.he_normal(), self.dtype, name=f"hidden_{i}")
             h = layer(h, mask(hidden if i else inputs, hidden, strict=False))
             if i == 0 and self.num_classes:
-                h = h + Label(self.num_classes, name="class")(h, condition)
+                h = h + Label(self.num_classes, name="class")(h, label_of(condition))
             h = ACTIVATIONS[self.activation](h)
         last = _MaskedDense(nn.initializers.zeros, self.dtype, name="out")
         return last(h, mask(hidden, np.tile(inputs, count), strict=True)).reshape(x.shape[0], count, size)

@@ -122,8 +122,7 @@ class CausalTransformer(nn.Module):
         embed = nn.Dense(self.width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="embed")
         h = _by_rows(embed, x).astype(wide) + places[None].astype(wide)
         if self.num_classes:
-            condition = None if label is None else {"label": label}
-            h = h + Label(self.num_classes, name="class")(h, condition).astype(wide)
+            h = h + Label(self.num_classes, name="class")(h, label).astype(wide)
         layer = _Layer(self.width, self.heads, self.expansion, self.dtype, parent=None)
         layers = Stack(layer, self.depth, self.remat, name="layers")
         if past is None:

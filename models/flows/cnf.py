@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from models.flows.bijection import Bijection, Moved, Params
-from models.model import Condition, Net
+from models.model import Condition, Net, label_of
 from models.ode import Integrator, Solution
 from models.trace import Exact, Trace
 
@@ -116,7 +116,7 @@ class CNF(Bijection):
         return u[0].astype(x.dtype)
 
     def _label(self, condition: Condition) -> Int[Array, " b"] | None:
-        return (condition or {}).get("label") if getattr(self.net, "num_classes", 0) else None
+        return label_of(condition) if getattr(self.net, "num_classes", 0) else None
 
 
 def _wide(x: Float[Array, "b *s"]) -> Float[Array, "b *s"]:

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from models.convolution import Conv3x3
-from models.model import Condition, class_rows
+from models.model import Condition, class_rows, label_of
 from models.stack import Stack
 
 Seen = Float[Array, "b *s c"]
@@ -53,8 +53,8 @@ class Label(nn.Module):
     num_classes: int
 
     @nn.compact
-    def __call__(self, h: Float[Array, "b *s c"], condition: Condition) -> Float[Array, "b *_ c"]:
-        index = class_rows(condition, h.shape[0], self.num_classes)
+    def __call__(self, h: Float[Array, "b *s c"], label: Int[Array, " b"] | None) -> Float[Array, "b *_ c"]:
+        index = class_rows(label, h.shape[0], self.num_classes)
         row = nn.Embed(self.num_classes + 1, h.shape[-1], name="label")(index)
         return row.reshape(h.shape[0], *(1,) * (h.ndim - 2), -1)
 
@@ -75,7 +75,7 @@ class MLPConditioner(Conditioner):
         for i in range(self.depth):
             h = nn.Dense(self.width, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name=f"hidden_{i}")(h)
             if i == 0 and self.num_classes:
-                h = h + Label(self.num_classes, name="class")(h, condition)
+                h = h + Label(self.num_classes, name="class")(h, label_of(condition))
             h = ACTIVATIONS[self.activation](h)
         out = nn.Dense(math.prod(places) * count, kernel_init=zeros, dtype=self.dtype, name="out")(h)
         return out.reshape(seen.shape[0], *places, count)
@@ -92,7 +92,7 @@ class ConvConditioner(Conditioner):
         normal = nn.initializers.normal(0.05)
         h = Conv3x3(self.width, self.dtype, normal, name="in")(_shown(seen, condition))
         if self.num_classes:
-            h = h + Label(self.num_classes, name="class")(h, condition)
+            h = h + Label(self.num_classes, name="class")(h, label_of(condition))
         h = nn.relu(nn.Dense(self.width, kernel_init=normal, dtype=self.dtype, name="mix")(nn.relu(h)))
         return Conv3x3(count, self.dtype, zeros, name="out")(h)
 
@@ -120,7 +120,7 @@ class ResNetConditioner(Conditioner):
     def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:
         h = Conv3x3(self.width, self.dtype, name="in")(_shown(seen, condition)).astype(_wide(seen))
         if self.num_classes:
-            h = h + Label(self.num_classes, name="class")(h, condition)
+            h = h + Label(self.num_classes, name="class")(h, label_of(condition))
         h, _ = Stack(_ResidualBlock(self.width, self.dtype, parent=None), self.depth, self.remat, name="blocks")(h)
         return nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(nn.relu(nn.LayerNorm()(h)))
 
@@ -158,7 +158,7 @@ class TransformerConditioner(Conditioner):
         places = self.param("positions", nn.initializers.normal(0.02), (1, tokens.shape[1], self.width))
         h = h + places
         if self.num_classes:
-            h = h + Label(self.num_classes, name="class")(h, condition)
+            h = h + Label(self.num_classes, name="class")(h, label_of(condition))
         h, _ = Stack(_AttentionBlock(self.heads, self.dtype, parent=None), self.depth, self.remat, name="blocks")(h)
         h = nn.LayerNorm()(h)
         if shown.ndim > 2:

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from models.flows.bijection import Params, per_example
-from models.model import Condition, class_rows
+from models.model import Condition, class_rows, label_of
 
 Latent = Float[Array, "b *s"]
 
@@ -105,12 +105,18 @@ class ClassNormal(Prior):
         return {"mean": table, "log_std": table}
 
     def placed(self, params: Params, size: int, condition: Condition) -> tuple[Latent, Latent]:
-        row = class_rows(condition, size, self.num_classes)
-        return params["mean"][row], jnp.exp(params["log_std"][row])
+        mean, log_std = self._rows(params, size, condition)
+        return mean, jnp.exp(log_std)
 
     def log_prob(self, params: Params, z: Latent, condition: Condition = None) -> Float[Array, " b"]:
-        mean, std = self.placed(params, z.shape[0], condition)
-        return per_example(-0.5 * (((z - mean) / std) ** 2 + math.log(2.0 * math.pi)) - jnp.log(std))
+        mean, log_std = self._rows(params, z.shape[0], condition)
+        away = (z - mean) * jnp.exp(-log_std)
+        return per_example(-0.5 * (away**2 + math.log(2.0 * math.pi)) - log_std)
+
+    def _rows(self, params: Params, size: int, condition: Condition) -> tuple[Latent, Latent]:
+        """The mean and the logarithm of the standard deviation of each example's class."""
+        row = class_rows(label_of(condition), size, self.num_classes)
+        return params["mean"][row], params["log_std"][row]
 
     def draw(self, key: Key[Array, ""], shape: tuple[int, ...]) -> Float[Array, "*shape"]:
         return jax.random.normal(key, shape)

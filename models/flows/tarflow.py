@@ -14,14 +14,14 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+from jaxtyping import Array, Key
 
 from models.flows.bijection import Assembled, Bijection, Chain, Moved, Params, per_example, zeros
 from models.flows.causal import CausalTransformer, Tokens
 from models.flows.permutations import Reverse
 from models.flows.reshaping import Patches
 from models.flows.stacked import Stacked
-from models.model import Condition
+from models.model import Condition, label_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,14 @@ class TarFlowBlock(Bijection):
     cached: bool = True  # the inverse keeps keys and values; without, it calls the whole network for every token
 
     def init(self, key: Key[Array, ""], x: Tokens, condition: Condition = None) -> Params:
-        return self.net.init(key, x, _label(condition))["params"]
+        return self.net.init(key, x, label_of(condition))["params"]
 
     def forward(self, params: Params, x: Tokens, condition: Condition = None) -> Moved:
-        mu, alpha = self._net(params, x, _label(condition))
+        mu, alpha = self._net(params, x, label_of(condition))
         return (x - mu) * jnp.exp(-alpha), -per_example(alpha)
 
     def inverse(self, params: Params, z: Tokens, condition: Condition = None) -> Moved:
-        label = _label(condition)
+        label = label_of(condition)
         z = z.astype(jnp.promote_types(z.dtype, jnp.float32))
         rows = (jnp.arange(z.shape[1] - 1), z[:, 1:].swapaxes(0, 1))
 
@@ -62,10 +62,6 @@ class TarFlowBlock(Bijection):
 
     def _net(self, params: Params, *arguments: Any, method: str = "__call__") -> Any:
         return self.net.apply({"params": params}, *arguments, method=method)
-
-
-def _label(condition: Condition) -> Int[Array, " b"] | None:
-    return (condition or {}).get("label")
 
 
 @dataclass(frozen=True, kw_only=True)
