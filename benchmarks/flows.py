@@ -5,8 +5,7 @@ coupling and its own way of stacking layers. Prints log-density and gradient (of
 parameters) in milliseconds, seconds to trace and compile the gradient, and what the gradient needs in memory besides
 its arguments and results (of PyTorch: what autograd keeps). Peers: `pip install -e '.[bench]'`.
 
---memory prints instead the memory and the time of a gradient against depth, of the four backward passes, at 3,072
-dimensions, width 256 and batch 256.
+What the four backward passes need against depth is `python reproduce.py backward_memory`.
 """
 
 import argparse
@@ -19,7 +18,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -57,9 +56,9 @@ def compiled(log_prob: Callable[[Any, Any], Any], params: Any, x: Any) -> Side:
     return Side(run(forward), run(gradient), seconds, analysis.temp_size_in_bytes / 2**20)
 
 
-def ours(depth: int, x: Any, backward_pass: str = "save", anchor: int = 0, width: int = WIDTH, hidden: int = 2) -> Side:
-    block = Chain(parts=(Coupling(conditioner=MLPConditioner(width=width, depth=hidden)), Reverse()))
-    flow = Stacked(block=block, depth=depth, backward_pass=backward_pass, anchor=anchor)  # pyright: ignore[reportArgumentType]
+def ours(depth: int, x: Any, backward_pass: Literal["save", "remat", "reversible"] = "save") -> Side:
+    block = Chain(parts=(Coupling(conditioner=MLPConditioner(width=WIDTH, depth=2)), Reverse()))
+    flow = Stacked(block=block, depth=depth, backward_pass=backward_pass)
     params = jax.jit(flow.init)(jax.random.key(0), x)
 
     def log_prob(params: Any, x: Any) -> Any:
@@ -173,30 +172,15 @@ def beside_peers(depths: list[int], rounds: int) -> None:
             print(f"{depth:6}  {name:22}{forward:10.1f}{gradient:14.1f}{compiling}{side.memory:13.1f}", flush=True)
 
 
-MODES = {"save": {}, "remat": {}, "reversible": {}, "reversible, anchor 8": {"anchor": 8}}
-
-
-def against_depth(depths: list[int], rounds: int) -> None:
-    x = jax.random.normal(jax.random.key(1), (256, 3072))
-    print("3,072 dimensions, one hidden layer of 256, batch 256")
-    print(f"{'layers':>6}  {'':22}{'gradient, ms':>14}{'compile, s':>12}{'memory, MiB':>13}")
-    for depth in depths:
-        made = [ours(depth, x, name.split(",")[0], width=256, hidden=1, **more) for name, more in MODES.items()]
-        times = 1e3 * np.median(interleaved([side.gradient for side in made], rounds), axis=0)
-        for name, side, ms in zip(MODES, made, times, strict=True):
-            print(f"{depth:6}  {name:22}{ms:14.1f}{side.compile_seconds:12.2f}{side.memory:13.1f}", flush=True)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--memory", action="store_true", help="the four backward passes against depth")
     options = parser.parse_args()
     start()
     jax.config.update("jax_enable_compilation_cache", False)  # what is read from a disk is not compiled
     print(jax.devices()[0].device_kind)
-    (against_depth if options.memory else beside_peers)(options.depths, options.rounds)
+    beside_peers(options.depths, options.rounds)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
          other.
     (2)  nearest-train distance: mean over samples of min_i ‖x − x_i‖₂ over the training set, in data units.
 
-Distances are Euclidean, in raw pixels.
+Distances are Euclidean, in raw pixels. A sample that holds a number that is not finite is far from everything, and told
+apart.
 """
 
 from dataclasses import dataclass
@@ -35,12 +36,16 @@ def two_sample_accuracy(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s
 def _accuracy(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> float:
     both = np.concatenate([x, y])
     side = np.arange(len(both)) < len(x)
+    broken = (~np.isfinite(both)).max(axis=1, keepdims=True)
+    both = np.where(broken, 0.0, both)
     distances = squared_distances(both, both)
+    distances[broken | broken.T] = np.inf
     np.fill_diagonal(distances, np.inf)
     # Exact copies tie at distance 0 and would be counted by their order; half of such a tie is right.
     nearest = distances.min(axis=1, keepdims=True)
     tied = distances <= nearest * (1 + 1e-12) + 1e-12
-    return float(np.mean((tied * (side[:, None] == side[None, :])).sum(1) / tied.sum(1)))
+    right = (tied * (side[:, None] == side[None, :])).sum(1) / tied.sum(1)
+    return float(np.mean(np.where(broken[:, 0], 1.0, right)))
 
 
 def nearest_distances(

@@ -49,15 +49,26 @@ def test_two_sample_accuracy_of_one_distribution_is_a_half_and_of_two_is_one():
         two_sample_accuracy(x, y[:1])
 
 
-def test_two_sample_accuracy_equals_the_naive_count():
-    x, y = R.randn(40, 3), R.randn(40, 3) + 0.7
+def naive_count(x, y):
+    """How many examples have their nearest neighbour on their own side."""
     both = np.concatenate([x, y])
     right = 0
-    for i in range(80):
+    for i in range(len(both)):
         distance = np.linalg.norm(both - both[i], axis=1)
         distance[i] = np.inf
-        right += (distance.argmin() < 40) == (i < 40)
-    assert two_sample_accuracy(x, y) == pytest.approx(right / 80)
+        right += (distance.argmin() < len(x)) == (i < len(x))
+    return right
+
+
+def test_two_sample_accuracy_equals_the_naive_count():
+    x, y = R.randn(40, 3), R.randn(40, 3) + 0.7
+    assert two_sample_accuracy(x, y) == pytest.approx(naive_count(x, y) / 80)
+
+
+def test_samples_that_are_no_numbers_are_told_apart_and_spoil_no_other():
+    x, y = R.randn(40, 3), R.randn(40, 3) + 0.7
+    x[:2], x[2, 1] = np.nan, np.inf
+    assert two_sample_accuracy(x, y) == pytest.approx((naive_count(x[3:], y) + 3) / 80)
 
 
 def test_nearest_distances():
