@@ -161,6 +161,13 @@ def test_sampling_a_class_from_a_run_that_was_killed(tmp_path):
     assert (code, "--label 10: allowed is 0 to 9" in err) == (2, True)
 
 
+def test_a_reader_that_has_read_enough_is_no_mistake():
+    process = start("sample.py", "--list-samplers")
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
 def test_list_and_help_read_well():
     code, out, _ = finish("train.py", "--list")
     assert code == 0

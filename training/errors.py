@@ -30,8 +30,12 @@ def run(main: Callable[[], None]) -> None:
     """Runs a script's main. THALWEG_TRACEBACK=1 shows where an error came from."""
     try:
         main()
+        sys.stdout.flush()
     except Stopped as stop:
         exit_with(str(stop), stop.code)
+    except BrokenPipeError:  # whoever read along has read enough; what is left is not written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(141) from None
     except Exception as error:
         if os.environ.get("THALWEG_TRACEBACK"):
             raise
