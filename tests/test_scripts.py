@@ -163,7 +163,8 @@ def test_sampling_a_class_from_a_run_that_was_killed(tmp_path):
 
 def test_a_reader_that_has_read_enough_is_no_mistake():
     process = start("sample.py", "--list-samplers")
-    assert process.stdout is not None and process.stderr is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 141)
 
