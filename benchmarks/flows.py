@@ -1,9 +1,10 @@
 """Affine couplings in depth, beside distrax, flowjax and normflows: time, compilation and memory.
 
 64 dimensions, conditioners of two hidden layers of 256 units, batches of 512, float32: each library's own affine
-coupling and its own way of stacking layers. Prints log-density and gradient (of its mean, with respect to all
-parameters) in milliseconds, seconds to trace and compile the gradient, and what the gradient needs in memory besides
-its arguments and results (of PyTorch: what autograd keeps). Peers: `pip install -e '.[bench]'`.
+coupling and its own way of stacking layers; ours are pairs that move one half and then the other. Prints log-density
+and gradient (of its mean, with respect to all parameters) in milliseconds, seconds to trace and compile the gradient,
+and what the gradient needs in memory besides its arguments and results (of PyTorch: what autograd keeps). Peers:
+`pip install -e '.[bench]'`.
 
 What the four backward passes need against depth is `python reproduce.py backward_memory`.
 """
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import importlib.util
 import os
+import statistics
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -28,12 +30,14 @@ from benchmarks.timing import Timed, interleaved
 from models.flows.bijection import Chain
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
-from models.flows.permutations import Reverse
+from models.flows.masks import Halves
 from models.flows.priors import Normal
 from models.flows.stacked import Stacked
 from training.startup import start
 
 D, WIDTH, BATCH = 64, 256, 512
+COMPILED = 5  # times, of which the median is printed
+PAUSE = 0.02  # s before a timing: the threads of the library before it have stopped waiting for work by then
 
 
 class Side(NamedTuple):
@@ -48,17 +52,22 @@ class Side(NamedTuple):
 def compiled(log_prob: Callable[[Any, Any], Any], params: Any, x: Any) -> Side:
     """Both functions of `log_prob(params, x) → [B]`, compiled ahead."""
     forward = jax.jit(log_prob).lower(params, x).compile()
-    began = time.perf_counter()
-    gradient = jax.jit(jax.grad(lambda p, x: -jnp.mean(log_prob(p, x)))).lower(params, x).compile()
-    seconds = time.perf_counter() - began
-    analysis: Any = gradient.memory_analysis()
+    seconds: list[float] = []
+    gradient: Any = None
+    for _ in range(COMPILED):
+        began = time.perf_counter()
+        # A new function, so that nothing is had from the last time.
+        gradient = jax.jit(jax.grad(lambda p, x: -jnp.mean(log_prob(p, x)))).lower(params, x).compile()
+        seconds.append(time.perf_counter() - began)
+    memory = gradient.memory_analysis().temp_size_in_bytes / 2**20
     run = lambda f: lambda: jax.block_until_ready(f(params, x))
-    return Side(run(forward), run(gradient), seconds, analysis.temp_size_in_bytes / 2**20)
+    return Side(run(forward), run(gradient), statistics.median(seconds), memory)
 
 
 def ours(depth: int, x: Any, backward_pass: Literal["save", "remat", "reversible"] = "save") -> Side:
-    block = Chain(parts=(Coupling(conditioner=MLPConditioner(width=WIDTH, depth=2)), Reverse()))
-    flow = Stacked(block=block, depth=depth, backward_pass=backward_pass)
+    net = MLPConditioner(width=WIDTH, depth=2)
+    pair = Chain(parts=(Coupling(conditioner=net), Coupling(conditioner=net, mask=Halves(swap=True))))
+    flow = Stacked(block=pair, depth=depth // 2, backward_pass=backward_pass)
     params = jax.jit(flow.init)(jax.random.key(0), x)
 
     def log_prob(params: Any, x: Any) -> Any:
@@ -166,7 +175,7 @@ def beside_peers(depths: list[int], rounds: int) -> None:
             **{name: make(depth, x) for name, make in here.items()},
         }
         functions = [f for side in sides.values() for f in (side.log_prob, side.gradient)]
-        times = 1e3 * np.median(interleaved(functions, rounds), axis=0).reshape(-1, 2)
+        times = 1e3 * np.median(interleaved(functions, rounds, before=lambda: time.sleep(PAUSE)), axis=0).reshape(-1, 2)
         for (name, side), (forward, gradient) in zip(sides.items(), times, strict=True):
             compiling = f"{side.compile_seconds:12.2f}" if side.compile_seconds else f"{'–':>12}"
             print(f"{depth:6}  {name:22}{forward:10.1f}{gradient:14.1f}{compiling}{side.memory:13.1f}", flush=True)
@@ -177,6 +186,8 @@ def main() -> None:
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
+    if any(depth < 2 or depth % 2 for depth in options.depths):
+        parser.error(f"--depths {options.depths}: two layers are a pair, so that depths are even")
     start()
     jax.config.update("jax_enable_compilation_cache", False)  # what is read from a disk is not compiled
     print(jax.devices()[0].device_kind)

@@ -1,0 +1,43 @@
+"""What the scripts set for their process, looked at in processes of their own."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FAULTS = """
+import ctypes, resource, sys
+from training.startup import keep_freed_memory
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+kept = keep_freed_memory() if sys.argv[1] == "kept" else False
+def step(size):
+    block = libc.malloc(size)
+    ctypes.memset(block, 1, size)
+    libc.free(block)
+step(2**26)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    step(2**26)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> tuple[str, int]:
+    done = subprocess.run(
+        [sys.executable, "-c", FAULTS, how], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    kept, count = done.stdout.split()
+    return kept, int(count)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_large_blocks_are_reused_without_page_faults() -> None:
+    kept, count = faults("kept")
+    if kept == "False":
+        pytest.skip("the C library has no mallopt")
+    _, left_alone = faults("left alone")
+    assert count < 100
+    assert left_alone > 100  # or there is nothing to gain any more, and startup.py can lose a function
