@@ -37,7 +37,6 @@ from training.startup import start
 
 D, WIDTH, BATCH = 64, 256, 512
 COMPILED = 5  # times, of which the median is printed
-PAUSE = 0.02  # s before a timing: the threads of the library before it have stopped waiting for work by then
 
 
 class Side(NamedTuple):
@@ -174,8 +173,10 @@ def beside_peers(depths: list[int], rounds: int) -> None:
             "ours, reversible": ours(depth, x, "reversible"),
             **{name: make(depth, x) for name, make in here.items()},
         }
-        functions = [f for side in sides.values() for f in (side.log_prob, side.gradient)]
-        times = 1e3 * np.median(interleaved(functions, rounds, before=lambda: time.sleep(PAUSE)), axis=0).reshape(-1, 2)
+        # Twice in a row, of which the second is timed: training repeats one function, and the first run after another
+        # library's finds caches, freed memory and waiting threads as that one left them.
+        functions = [f for side in sides.values() for f in (side.log_prob, side.gradient) for _ in range(2)]
+        times = 1e3 * np.median(interleaved(functions, rounds)[:, 1::2], axis=0).reshape(-1, 2)
         for (name, side), (forward, gradient) in zip(sides.items(), times, strict=True):
             compiling = f"{side.compile_seconds:12.2f}" if side.compile_seconds else f"{'–':>12}"
             print(f"{depth:6}  {name:22}{forward:10.1f}{gradient:14.1f}{compiling}{side.memory:13.1f}", flush=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import jax
 
-# As <malloc.h> numbers them; their values are C ints.
-TRIM_THRESHOLD, MMAP_THRESHOLD, LARGEST = -1, -3, 2**31 - 1
+LARGEST = 2**31 - 1  # of a C int
+MALLOC = ((-1, LARGEST), (-3, LARGEST), (-8, 1))  # <malloc.h>: M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX
 
 
 def start() -> None:
@@ -30,7 +30,8 @@ def keep_freed_memory() -> bool:
 
     On a CPU, XLA allocates a step's temporaries anew at every step. Left alone, glibc has a large block mapped and
     unmapped each time, and each 4 KiB of it costs a page fault: a fifth of a gradient's time where it is 52 MiB
-    (README, affine couplings). The process then holds on to the most that it ever used at once.
+    (README, affine couplings). One arena, since a thread's own holds no block beyond 64 MiB. The process holds on to
+    the most that it ever used at once.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    return mallopt is not None and all(mallopt(option, LARGEST) for option in (TRIM_THRESHOLD, MMAP_THRESHOLD))
+    return mallopt is not None and all(mallopt(option, value) for option, value in MALLOC)
