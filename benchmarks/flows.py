@@ -17,7 +17,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import importlib.util
 import os
-import statistics
 import time
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
@@ -36,7 +35,6 @@ from models.flows.stacked import Stacked
 from training.startup import start
 
 D, WIDTH, BATCH = 64, 256, 512
-COMPILED = 5  # times, of which the median is printed
 
 
 class Side(NamedTuple):
@@ -51,29 +49,33 @@ class Side(NamedTuple):
 def compiled(log_prob: Callable[[Any, Any], Any], params: Any, x: Any) -> Side:
     """Both functions of `log_prob(params, x) → [B]`, compiled ahead."""
     forward = jax.jit(log_prob).lower(params, x).compile()
-    seconds: list[float] = []
-    gradient: Any = None
-    for _ in range(COMPILED):
-        began = time.perf_counter()
-        # A new function, so that nothing is had from the last time.
-        gradient = jax.jit(jax.grad(lambda p, x: -jnp.mean(log_prob(p, x)))).lower(params, x).compile()
-        seconds.append(time.perf_counter() - began)
+    began = time.perf_counter()
+    gradient = compiled_gradient(log_prob, params, x)
+    seconds = time.perf_counter() - began
     memory = gradient.memory_analysis().temp_size_in_bytes / 2**20
     run = lambda f: lambda: jax.block_until_ready(f(params, x))
-    return Side(run(forward), run(gradient), statistics.median(seconds), memory)
+    return Side(run(forward), run(gradient), seconds, memory)
+
+
+def compiled_gradient(log_prob: Callable[[Any, Any], Any], params: Any, x: Any) -> Any:
+    return jax.jit(jax.grad(lambda p, x: -jnp.mean(log_prob(p, x)))).lower(params, x).compile()
 
 
 def ours(depth: int, x: Any, backward_pass: Literal["save", "remat", "reversible"] = "save") -> Side:
+    return compiled(*stacked(depth, x, backward_pass), x)
+
+
+def stacked(depth: int, x: Any, backward_pass: Literal["save", "remat", "reversible"] = "save") -> tuple[Any, Any]:
+    """(log density of (params, x), params)."""
     net = MLPConditioner(width=WIDTH, depth=2)
     pair = Chain(parts=(Coupling(conditioner=net), Coupling(conditioner=net, mask=Halves(swap=True))))
     flow = Stacked(block=pair, depth=depth // 2, backward_pass=backward_pass)
-    params = jax.jit(flow.init)(jax.random.key(0), x)
 
     def log_prob(params: Any, x: Any) -> Any:
         z, logdet = flow.forward(params, x)
         return Normal().log_prob({}, z) + logdet
 
-    return compiled(log_prob, params, x)
+    return log_prob, jax.jit(flow.init)(jax.random.key(0), x)
 
 
 def of_distrax(depth: int, x: Any) -> Side:
@@ -182,6 +184,16 @@ def beside_peers(depths: list[int], rounds: int) -> None:
             print(f"{depth:6}  {name:22}{forward:10.1f}{gradient:14.1f}{compiling}{side.memory:13.1f}", flush=True)
 
 
+def compile_times(depths: list[int], rounds: int) -> None:
+    """Of our gradient at every depth in turn: the ratio is what a noisy machine leaves to be seen."""
+    x = jax.random.normal(jax.random.key(1), (BATCH, D))
+    flows = [stacked(depth, x) for depth in depths]
+    functions = [lambda f=f, p=p: compiled_gradient(f, p, x) for f, p in flows]
+    seconds = np.median(interleaved(functions, rounds), axis=0)
+    print("ours, save, traced and compiled in turn:", end=" ")
+    print(", ".join(f"{depth} layers {s:.3f} s" for depth, s in zip(depths, seconds, strict=True)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
@@ -193,6 +205,7 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # what is read from a disk is not compiled
     print(jax.devices()[0].device_kind)
     beside_peers(options.depths, options.rounds)
+    compile_times(options.depths, options.rounds)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The README's code runs as printed, and what it names is there."""
 
 import re
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +22,10 @@ def test_the_experiment_of_ones_own_trains_as_printed(tmp_path):
 
 
 def test_the_commands_settings_exist():
-    commands = re.findall(r"python train\.py (\w+) (--[^#\n]*)", README)
+    commands = re.findall(r"python train\.py (\w+) (--[^#\n`]*)", README)
     assert len(commands) >= 2
     for name, arguments in commands:
-        flags = [a for a in arguments.split() if a not in ("--help",)]
+        flags = [a for a in shlex.split(arguments) if a not in ("--help",)]
         if "--workdir" in flags:
             at = flags.index("--workdir")
             del flags[at : at + 2]
