@@ -32,7 +32,7 @@ from models.flows.coupling import Coupling
 from models.flows.masks import Halves
 from models.flows.priors import Normal
 from models.flows.stacked import Stacked
-from training.startup import start
+from training.startup import keep_freed_memory
 
 D, WIDTH, BATCH = 64, 256, 512
 
@@ -198,10 +198,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--depths", type=int, nargs="+", default=[8, 32, 128])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--left-alone", action="store_true", help="glibc as it comes: without what the scripts here set, for all sides"
+    )
     options = parser.parse_args()
     if any(depth < 2 or depth % 2 for depth in options.depths):
         parser.error(f"--depths {options.depths}: two layers are a pair, so that depths are even")
-    start()
+    if not options.left_alone:
+        keep_freed_memory()
     jax.config.update("jax_enable_compilation_cache", False)  # what is read from a disk is not compiled
     print(jax.devices()[0].device_kind)
     beside_peers(options.depths, options.rounds)
