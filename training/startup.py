@@ -29,9 +29,9 @@ def keep_freed_memory() -> bool:
     """Has glibc reuse blocks of up to 2 GiB; False where the C library is another, and nothing is done.
 
     On a CPU, XLA allocates a step's temporaries anew at every step. Left alone, glibc has a large block mapped and
-    unmapped each time, and each 4 KiB of it costs a page fault: a fifth of a gradient's time where it is 52 MiB
-    (README, affine couplings). One arena, since a thread's own holds no block beyond 64 MiB. The process holds on to
-    the most that it ever used at once.
+    unmapped each time, and each 4 KiB of it costs a page fault: an eighth of a gradient's time where it is 52 MiB, a
+    sixth where it is 204 (`python benchmarks/flows.py`, `--left-alone`; README). One arena, since a thread's own holds
+    no block beyond 64 MiB. The process holds on to the most that it ever used at once.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     return mallopt is not None and all(mallopt(option, value) for option, value in MALLOC)
