@@ -91,11 +91,11 @@ def main() -> None:
 
     start()
     model, mesh = experiment.resolved_model(), Mesh().build()
-    variables, step = this.averaged(model, example_batch(experiment, 2), mesh)
+    variables, step = this.averaged(model, example_batch(experiment), mesh)
     usable(model, variables)
     draw = Drawer(model, experiment.sampler, experiment.data.shape, mesh)
     key = named_key(experiment.seed, "sample")
-    samples = lambda n: draw(variables, key, n, default_condition(model, n)).x  # noqa: E731, as at the end of training
+    samples = lambda n: draw(variables, key, n, default_condition(model, experiment.data, n)).x  # noqa: E731, as at the end of training
     evaluation = evaluation_of(model, variables, experiment.data, samples)
     print(f"step {step} of {folder}", flush=True)
     for metric in metrics:

@@ -14,7 +14,7 @@ import tyro
 
 from training.errors import UserError, run
 
-USAGE = """Draws samples from RUN's averaged parameters and writes samples.png and samples.npz.
+USAGE = """Draws samples from RUN's averaged parameters and writes samples.png, or prints and writes samples.txt, and samples.npz.
 
 RUN is a folder that train.py made; it may still be training. --sampler and --grid take a name (--sampler ddim), and
 their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sampler of one's own, and
@@ -22,6 +22,8 @@ their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sa
 
 --guidance 3, --weak RUN and --classifier RUN guide to a class; --inpaint MASK.png IMAGE.png, --deblur STD IMAGE.png and
 --super-resolve FACTOR IMAGE.png draw what agrees with a given image, which samples.png then shows first.
+
+--prompt TEXT is what a text goes on from, or what is translated; --length N asks for more of it than the data's own.
 """
 
 
@@ -42,6 +44,7 @@ def options(sampler: Any) -> Any:
         ("n", int, 64, "how many samples"),
         ("seed", int, 0, "sample i of a seed is the same whatever n and the batch size"),
         ("label", int | None, None, "class to draw; by default all in turn, where the model has classes"),
+        ("prompt", str | None, None, "text that samples begin with; of a translator, what is translated"),
         ("out", Path | None, None, "folder to write to; the run's own by default"),
         ("batch_size", int, 256, "samples drawn at once"),
         ("trajectory", bool, False, "also write every state from noise to data: trajectory.gif and trajectory.npz"),
@@ -95,7 +98,7 @@ def main() -> None:
     from training.draw import Drawer
     from training.edit import Edit, edited
     from training.mesh import Mesh
-    from training.picture import picture, save_gif, save_png
+    from training.picture import picture, save_gif, save_png, texts, write_texts
     from training.run import Run, example_batch, usable
     from training.startup import start
     from training.step import named_key
@@ -126,6 +129,12 @@ def main() -> None:
     asked = Edit(**{f.name: getattr(chosen, f.name) for f in dataclasses.fields(Edit) if f.name not in own_fields})
     edit = edited(asked, sampler, folder, experiment)
     sampler, classes = edit.sampler, edit.classes
+    prompt: dict[str, Any] = {}
+    if chosen.prompt is not None:
+        try:
+            prompt = experiment.data.prompted(chosen.prompt)
+        except ValueError as error:
+            raise UserError(f"--prompt: {error}") from error
     if chosen.label is not None and not 0 <= chosen.label < classes:
         allowed = f"0 to {classes - 1}" if classes else "none: the model is not conditioned on a class"
         raise UserError(f"--label {chosen.label}: allowed is {allowed}")
@@ -134,10 +143,13 @@ def main() -> None:
     if name:
         own.rehearse(getattr(sampler, "solver"), name)  # noqa: B009, only a sampler that has one gets here
     mesh = Mesh().build()  # all devices here: samples do not depend on how many
-    variables, step = run.averaged(model, example_batch(experiment, 2), mesh)
+    variables, step = run.averaged(model, example_batch(experiment), mesh)
     usable(model, variables)
-    variables, condition = edit.variables(variables, mesh), edit.condition(model, chosen.n, chosen.label)
-    draw = Drawer(model, sampler, experiment.data.shape, mesh, chosen.batch_size)
+    data = experiment.data
+    variables, condition = edit.variables(variables, mesh), edit.condition(model, data, chosen.n, chosen.label)
+    if prompt:
+        condition = (condition or {}) | {name: np.repeat(value, chosen.n, axis=0) for name, value in prompt.items()}
+    draw = Drawer(model, sampler, data.shape, mesh, chosen.batch_size)
     began = time.perf_counter()
     try:
         drawn = draw(variables, named_key(chosen.seed, "sample"), chosen.n, condition, chosen.trajectory)
@@ -151,12 +163,19 @@ def main() -> None:
     arrays: dict[str, Any] = {"x": x, "seed": chosen.seed, "step": step, **(condition or {})}
     np.savez(out / "samples.npz", **arrays)
     written = ["samples.npz"]
-    try:
-        shown = x if edit.shown is None else np.concatenate([edit.shown, x])
-        save_png(picture(shown), out / "samples.png")
-        written.insert(0, "samples.png")
-    except ValueError as error:
-        print(f"no picture: {error}")
+    text = texts(data, x)
+    if text is not None:
+        write_texts(text, out / "samples.txt")
+        written.insert(0, "samples.txt")
+        print(f"\n{'-' * 40}\n".join(text))
+    else:
+        try:
+            pictured = data.shown(x)
+            pictured = pictured if edit.shown is None else np.concatenate([edit.shown, pictured])
+            save_png(picture(pictured), out / "samples.png")
+            written.insert(0, "samples.png")
+        except ValueError as error:
+            print(f"no picture: {error}")
     if drawn.trajectory is not None:
         np.savez(out / "trajectory.npz", x=drawn.trajectory)
         written.append("trajectory.npz")
@@ -167,7 +186,9 @@ def main() -> None:
             print(f"no animation: {error}")
     calls = str(sampler.network_calls())
     if drawn.nfe is not None:
-        calls = f"{drawn.nfe.mean():.1f} (from {drawn.nfe.min()} to {drawn.nfe.max()})"
+        calls = str(drawn.nfe.min())
+        if drawn.nfe.min() < drawn.nfe.max():
+            calls = f"{drawn.nfe.mean():.1f} (from {drawn.nfe.min()} to {drawn.nfe.max()})"
     wrong = int((~np.isfinite(x.reshape(len(x), -1)).all(axis=1)).sum())
     if wrong:
         print(f"warning: {wrong} of {chosen.n} samples are not finite", file=sys.stderr)

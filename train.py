@@ -12,6 +12,7 @@ EXPERIMENT is a name (python train.py --list) or a file of your own (my.py). Bes
   --workdir DIR   the run's folder; runs/EXPERIMENT by default. A folder that holds this run is resumed.
   --restart       start over: delete the run in that folder first
   --tiny          the experiment's tiny form, which runs in seconds
+  --preset NAME   other settings that the experiment's file holds, such as a paper's
 
 A setting that is itself an object takes a name (--model.path cosine); its own settings follow (--model.path.s 0.01).
 """
@@ -35,8 +36,12 @@ def main() -> None:
     name = arguments.pop(0)
     tiny, restart = bool(take(arguments, "--tiny")), bool(take(arguments, "--restart"))
     folder = take(arguments, "--workdir", has_value=True)
-    experiment = parse(load_experiment(name, tiny), arguments, f"train.py {name}", USAGE)
-    workdir = Path(folder or Path("runs") / (Path(name).stem + ("_tiny" if tiny else "")))
+    preset = take(arguments, "--preset", has_value=True)
+    if tiny and preset:
+        raise UserError("--tiny and --preset are two forms of an experiment: choose one")
+    experiment = parse(load_experiment(name, tiny, preset), arguments, f"train.py {name}", USAGE)
+    form = "_tiny" if tiny else f"_{preset}" if preset else ""
+    workdir = Path(folder or Path("runs") / (Path(name).stem + form))
 
     from training.loop import train
     from training.startup import start

@@ -27,6 +27,21 @@ class UnknownDataError(Exception):
     """No set, or no split, of that name. The message names the nearest ones."""
 
 
+class MalformedDataError(UnknownDataError, ValueError):
+    """The records are there, and are not what the set needs. The message says where, and what is allowed."""
+
+
+def is_test(split: str) -> bool:
+    """Whether that is the test split.
+
+    Raises:
+      UnknownDataError: nor is it the training split.
+    """
+    if split not in ("train", "test"):
+        raise UnknownDataError(f"a data set has the splits train and test, not {split!r}")
+    return split == "test"
+
+
 class Source(ABC):
     """Random access to one split. Subclasses define `__len__` and `read`."""
 
@@ -70,6 +85,21 @@ class Dataset(ABC):
         """
         return None
 
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens, where `x` is tokens 0 … vocabulary − 1; 0 where it is not."""
+        return 0
+
+    @property
+    def prompt_length(self) -> int:
+        """How many of an example's first tokens are given when it is drawn anew."""
+        return 0
+
+    @property
+    def stop(self) -> int | None:
+        """The token after which a sequence has ended; None where sequences have no end of their own."""
+        return None
+
     @abstractmethod
     def source(self, split: str) -> Source:
         """The records of `train` or `test`."""
@@ -86,13 +116,55 @@ class Dataset(ABC):
 
     def zeros(self, size: int) -> Arrays:
         """A batch of zeros shaped like those of `source("train")`: all that `eval_shape` looks at. Reads no records."""
-        batch: Arrays = {"x": np.zeros((size, *self.shape), np.float32)}
+        batch: Arrays = {"x": np.zeros((size, *self.shape), np.int32 if self.vocabulary else np.float32)}
         if self.num_classes:
             batch["label"] = np.zeros((size,), np.int32)
         return batch
 
     def prepare(self) -> None:  # noqa: B027, most records are there to be read
         """Makes the records where they are made and not read; called once before training."""
+
+    def pinned(self) -> "Dataset":
+        """The same set with what it takes from its records written into its fields, so that a run needs them no more.
+
+        An alphabet, say: the samples of a run are decoded where the text that it was trained on is not.
+        """
+        return self
+
+    def encode(self, text: str) -> Int[np.ndarray, " t"]:
+        """Text as tokens.
+
+        Raises:
+          ValueError: the set is no text, or a part of this one is none of its tokens.
+        """
+        raise ValueError(f"{type(self).__name__} is no text")
+
+    def decode(self, tokens: Int[np.ndarray, " t"]) -> str:
+        """Tokens as text, up to the first `stop`.
+
+        Raises:
+          ValueError: the set is no text.
+        """
+        raise ValueError(f"{type(self).__name__} is no text")
+
+    def condition(self, n: int, first: int = 0) -> Arrays:
+        """What samples `first` … `first` + n − 1 are drawn from, [n, …], where that is the data's to say.
+
+        A `prompt` that they begin with, a `source` that they translate. Nothing for most.
+        """
+        return {}
+
+    def prompted(self, text: str) -> Arrays:
+        """A user's own text as what one sample is drawn from, [1, …].
+
+        Raises:
+          ValueError: the data is no text, or of other characters.
+        """
+        return {"prompt": self.encode(text)[None]}
+
+    def shown(self, x: np.ndarray) -> np.ndarray:
+        """Samples as what a picture is made of."""
+        return x
 
     def arrays(self, split: str, limit: int) -> Arrays:
         """The first `limit` records of a split, unaugmented, for metrics and pictures."""

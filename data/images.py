@@ -1,7 +1,5 @@
 """Any TFDS image set by name, read from array_record files without TensorFlow."""
 
-import difflib
-import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -11,29 +9,15 @@ import numpy as np
 from jaxtyping import Int
 
 from data.arrays import ArraySource
-from data.dataset import Arrays, Dataset, MissingDataError, Source, UnknownDataError
+from data.dataset import Arrays, Dataset, Source, UnknownDataError, is_test
 from data.pixels import decode, to_model_space
+from data.tfds import open_split, prepared
 
 IN_MEMORY = 2**30  # bytes of decoded pixels up to which a split is cached
 
 
-@lru_cache(maxsize=8)
 def _builder(name: str) -> Any:
-    import tensorflow_datasets as tfds
-
-    logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of decoders that are not used here
-    known = tfds.list_builders(with_community_datasets=False)
-    if name.split("/")[0] not in known:
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-        raise UnknownDataError(f"TFDS has no set {name!r}" + (f"; the nearest are {', '.join(near)}" if near else ""))
-    builder = tfds.builder(name, file_format="array_record")
-    if not builder.is_prepared():
-        folder = builder.data_path.parent.parent
-        raise MissingDataError(
-            f"{name} is not in {folder} (set TFDS_DATA_DIR to look elsewhere). To prepare it there: "
-            f'pip install tensorflow && python -c "import tensorflow_datasets as tfds; '
-            f"tfds.builder('{name}', file_format='array_record', data_dir='{folder}').download_and_prepare()\""
-        )
+    builder = prepared(name)
     features: Any = builder.info.features
     if "image" not in features:
         raise UnknownDataError(f"{name} is not an image set: its features are {', '.join(features)}")
@@ -45,12 +29,7 @@ def _source(name: str, split: str, size: int | None, flip: bool) -> Source:
     import tensorflow_datasets as tfds
 
     builder = _builder(name)
-    if split.partition("[")[0] not in builder.info.splits:
-        raise UnknownDataError(f"{name} has no split {split!r}; it has {', '.join(builder.info.splits)}")
-    try:
-        records = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-    except ValueError as error:  # what stands in the brackets
-        raise UnknownDataError(f"{name} has no split {split!r}: {str(error).partition(chr(10))[0]}") from error
+    records = open_split(name, split, decoders={"image": tfds.decode.SkipDecoding()})
     to_pixels = partial(decode, channels=builder.info.features["image"].shape[-1], size=size)
     stored = builder.info.features["image"].shape
     height, width, channels = (size, size, stored[-1]) if size else stored
@@ -119,8 +98,6 @@ class TFDS(Dataset):
         return 2.0 / np.iinfo(dtype).max if np.issubdtype(dtype, np.unsignedinteger) else None
 
     def source(self, split: str) -> Source:
-        if split not in ("train", "test"):
-            raise UnknownDataError(f"a data set has the splits train and test, not {split!r}")
+        test = is_test(split)
         shape = self.shape
-        name = self.train if split == "train" else self.test
-        return _source(self.name, name, self.size and shape[0], self.flip and split == "train")
+        return _source(self.name, self.test if test else self.train, self.size and shape[0], self.flip and not test)

@@ -56,7 +56,7 @@ class Trained:
         """n samples, and the seconds it took without compiling. By default all classes in turn."""
         drawer = Drawer(self.model, sampler, self.experiment.data.shape, Mesh().build(), batch_size=500)
         began = time.perf_counter()
-        condition = default_condition(self.model, n) if condition is None else condition
+        condition = default_condition(self.model, self.experiment.data, n) if condition is None else condition
         drawn = drawer(variables or self.variables, named_key(0, "sample"), n, condition, trajectory)
         return drawn, time.perf_counter() - began - drawer.compile_seconds
 
@@ -108,7 +108,7 @@ def load(name: str) -> Any:
 
 def made(name: str, folder: Path | None = None, **changes: Any) -> Path:
     """The run of an experiment with these fields changed, in `folder` (runs/NAME); trained to the end if it is not."""
-    folder, experiment = folder or Path("runs") / name, replace(load_experiment(name), **changes)
+    folder, experiment = folder or Path("runs") / name, replace(load_experiment(name), **changes).pinned()
     if not (folder / "summary.json").is_file():
         print(f"training {name} in {folder}", flush=True)
         train(experiment, folder)
@@ -124,5 +124,5 @@ def trained(folder: Path) -> Trained:
     run = Run(folder)
     experiment = run.experiment()
     model = experiment.resolved_model()
-    variables, step = run.averaged(model, example_batch(experiment, 2), Mesh().build())
+    variables, step = run.averaged(model, example_batch(experiment), Mesh().build())
     return Trained(experiment, model, variables, step)

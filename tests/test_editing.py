@@ -261,11 +261,11 @@ def test_an_image_is_of_no_class_until_one_is_named(run):
     tiny = digits_flow.tiny
     files = (run / "mask.png", run / "image.png")
     edit = edited(Edit(inpaint=files), tiny.sampler, run / "run", tiny)
-    assert (edit.condition(tiny.model, 3, None)["label"] == NULL_LABEL).all()
-    assert (edit.condition(tiny.model, 3, 7)["label"] == 7).all()
+    assert (edit.condition(tiny.model, tiny.data, 3, None)["label"] == NULL_LABEL).all()
+    assert (edit.condition(tiny.model, tiny.data, 3, 7)["label"] == 7).all()
     without = replace(tiny, loss=replace(tiny.loss, label_dropout=0.0))
     edit = edited(Edit(inpaint=files), tiny.sampler, run / "run", without)
-    np.testing.assert_array_equal(edit.condition(tiny.model, 3, None)["label"], [0, 1, 2])
+    np.testing.assert_array_equal(edit.condition(tiny.model, tiny.data, 3, None)["label"], [0, 1, 2])
 
 
 def test_a_flow_of_coupled_noise_is_not_guided_by_gradients(run):

@@ -218,7 +218,7 @@ def test_a_checkpoint_and_a_run_that_begins_from_it_keep_what_is_not_trained(tmp
     tiny = replace(load_experiment("glow_digits", tiny=True), seed=1, mesh=Mesh(data=1))
     first = trained(tmp_path / "first", tiny, steps=2)
     model = tiny.resolved_model()
-    found, _ = Run(first).averaged(model, example_batch(tiny, 2), Mesh(data=1).build())
+    found, _ = Run(first).averaged(model, example_batch(tiny), Mesh(data=1).build())
     own, other = (Plan(replace(tiny, seed=seed)).initial().model for seed in (1, 0))
     jax.tree.map(np.testing.assert_array_equal, found["state"], own)
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (own, other)), strict=True))

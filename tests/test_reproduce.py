@@ -26,7 +26,7 @@ from training.run import example_batch
 
 def untrained(experiment):
     model = experiment.resolved_model()
-    variables = model.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(experiment, 2)))
+    variables = model.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(experiment)))
     return Trained(experiment, model, variables, 0)
 
 

@@ -269,7 +269,7 @@ def test_sampling_restores_the_average_alone(tmp_path):
     train(ONE, tmp_path)
     run = Run(tmp_path)
     model = run.experiment().resolved_model()
-    variables, step = run.averaged(model, example_batch(ONE, 2), Mesh(data=1).build())
+    variables, step = run.averaged(model, example_batch(ONE), Mesh(data=1).build())
     assert step == 20
     restored = Store(tmp_path).restore(Plan(ONE).state_like)
     assert restored is not None

@@ -61,13 +61,19 @@ def load_module(name: str) -> types.ModuleType:
     return module
 
 
-def load_experiment(name: str, tiny: bool = False) -> Experiment:
-    """The module's `experiment`, or its `tiny` form.
+def load_experiment(name: str, tiny: bool = False, preset: str | None = None) -> Experiment:
+    """The module's `experiment`, its `tiny` form, or one of its `presets`.
 
     Raises:
-      UserError: as `load_module`, or there is no tiny form.
+      UserError: as `load_module`, or there is no such form.
     """
     module = load_module(name)
+    if preset is not None:
+        presets = getattr(module, "presets", {})
+        if preset not in presets:
+            known = config.nearest(preset, presets) if presets else "; it has none"
+            raise UserError(f"{name} has no preset {preset!r}{known}")
+        return presets[preset]
     if tiny and not isinstance(getattr(module, "tiny", None), Experiment):
         raise UserError(f"{name} defines no `tiny = replace(experiment, ...)`")
     return module.tiny if tiny else module.experiment

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.dataset import Dataset
 from data.pixels import decode, to_model_space
 from losses.flow_matching import FlowMatching
 from models.classifier import NoisyClassifier
@@ -66,18 +67,18 @@ class Edited:
     null_class: bool = False  # whether the model was trained to answer without a class
     told: bool = False  # whether it was trained on classes alone, and a given image's must be said
 
-    def condition(self, model: Any, n: int, label: int | None) -> dict[str, Any] | None:
-        """Labels, all in turn or one for all, and the given arrays for each of n samples."""
+    def condition(self, model: Any, data: Dataset, n: int, label: int | None) -> dict[str, Any] | None:
+        """Labels, all in turn or one for all, and what else each of n samples is drawn from."""
         if self.told and label is None:
             raise UserError("the flow was trained on classes: say with --label of which class the given image is")
         if label is not None:
-            condition: dict[str, Any] = {"label": np.full((n,), label, np.int32)}
+            condition: dict[str, Any] = {**data.condition(n), "label": np.full((n,), label, np.int32)}
         elif self.given and self.null_class:  # an image is of one class, and nobody said which
             condition = {"label": np.full((n,), NULL_LABEL, np.int32)}
         elif self.classes and not getattr(model, "num_classes", 0):
             condition = {"label": jnp.arange(n, dtype=jnp.int32) % self.classes}
         else:
-            condition = default_condition(model, n) or {}
+            condition = default_condition(model, data, n) or {}
         if "start" in self.given:
             condition["fraction"] = np.linspace(0.0, 1.0, n, dtype=np.float32)
         condition |= {name: np.broadcast_to(value, (n, *value.shape[1:])) for name, value in self.given.items()}
@@ -86,7 +87,7 @@ class Edited:
     def variables(self, variables: Variables, mesh: jax.sharding.Mesh) -> Variables:
         """The run's variables, and beside them the other runs' averaged ones."""
         loaded = {
-            name: run.averaged(experiment.resolved_model(), example_batch(experiment, 2), mesh)[0]
+            name: run.averaged(experiment.resolved_model(), example_batch(experiment), mesh)[0]
             for name, (run, experiment) in self.others.items()
         }
         return {**variables, **loaded}

@@ -8,6 +8,7 @@ from flax import linen as nn
 from data.dataset import Dataset
 from losses.loss import Loss
 from metrics.metric import Metric
+from models.autoregressive import TokenModel
 from models.model import Model
 from samplers.sampler import NoSampler, Sampler
 from training.config import field_names
@@ -66,9 +67,20 @@ class Experiment:
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema={self.ema} is not in [0, 1)")
 
+    def pinned(self) -> "Experiment":
+        """With what the data takes from its records (an alphabet) written into its settings, as a run's folder has it."""
+        return replace(self, data=self.data.pinned())
+
     def resolved_model(self) -> Model:
-        """The model with `precision` and `remat` filled in wherever a net leaves them open."""
-        return _resolve(self.model, {"dtype": self.precision, "remat": self.remat})
+        """The model with what it leaves open filled in.
+
+        `precision` and `remat` where a net says neither; the data's tokens where a model of tokens does not.
+        """
+        model = _resolve(self.model, {"dtype": self.precision, "remat": self.remat})
+        if isinstance(model, TokenModel) and model.vocabulary is None:
+            stop = self.data.stop if model.stop is None else model.stop
+            model = replace(model, vocabulary=self.data.vocabulary or None, stop=stop)
+        return model
 
 
 def _resolve(value: Any, defaults: dict[str, Any]) -> Any:

@@ -42,7 +42,7 @@ class Finished:
 
     def shapes(self) -> Variables:
         """Shapes of the model's variables."""
-        return jax.eval_shape(self.model.init, named_key(0, "init"), example_batch(self.experiment, 2))
+        return jax.eval_shape(self.model.init, named_key(0, "init"), example_batch(self.experiment))
 
     def averaged(self, mesh: jax.sharding.Mesh) -> Variables:
         """The averaged parameters of the last step.
@@ -50,7 +50,7 @@ class Finished:
         Raises:
           UserError: they cannot be read.
         """
-        variables, step = Run(self.folder).averaged(self.model, example_batch(self.experiment, 2), mesh)
+        variables, step = Run(self.folder).averaged(self.model, example_batch(self.experiment), mesh)
         if step != self.experiment.steps:
             raise unfinished(self.flag, self.folder, step, self.experiment.steps)
         return variables

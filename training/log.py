@@ -64,6 +64,10 @@ class Log:
         """A picture [H, W, 3] uint8 for TensorBoard."""
         self._board.add_image("samples", pixels, step, dataformats="HWC")
 
+    def text(self, step: int, samples: list[str]) -> None:
+        """What samples read, for TensorBoard."""
+        self._board.add_text("samples", "\n\n---\n\n".join(samples), step)
+
     def close(self) -> None:
         if self._bar is not None:
             self._bar.close()

@@ -24,8 +24,8 @@ from training.experiment import Experiment
 from training.handover import check_folder
 from training.log import Log
 from training.mesh import put_batch
-from training.picture import picture, save_png
-from training.plan import Plan
+from training.picture import picture, save_png, texts, write_texts
+from training.plan import Plan, pinned
 from training.run import Run
 from training.state import TrainState, state_digest
 
@@ -40,6 +40,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
       Stopped: a signal asked for it, the loss is not finite, or a checkpoint could not be written.
     """
     began = time.perf_counter()
+    experiment = pinned(experiment)
     plan = Plan(experiment)
     run = Run(folder)
     check_folder(experiment, folder)
@@ -137,8 +138,15 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
 
 
 def draw_picture(plan: Plan, state: TrainState, path: Path, log: Log, step: int) -> None:
+    """A picture of samples, or what they read, where they are text."""
+    data, x = plan.experiment.data, plan.samples(state, plan.experiment.sample_count)
+    text = texts(data, x)
+    if text is not None:
+        write_texts(text, path.with_suffix(".txt"))
+        log.text(step, text)
+        return
     try:
-        pixels = picture(plan.samples(state, plan.experiment.sample_count))
+        pixels = picture(data.shown(x))
     except ValueError as error:
         log.say(f"no picture of step {step}: {error}")
         return

@@ -1,43 +1,80 @@
-"""The optimiser: clipping, Adam(W), warm-up and cosine decay, as one optax chain."""
+"""The optimiser: clipping, Adam(W) or Muon, warm-up and decay, as one optax chain.
+
+    (1)  1706.03762 eq. 3: rate d^(−½)·min(t^(−½), t·w^(−3/2)) at step t, which is a warm-up of w steps to (d·w)^(−½) and
+         `inverse_sqrt` behind it
+    (2)  Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised, √max(1, out/in) of it; Adam for all else
+"""
 
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
 import optax
+import optax.contrib
 
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """Adam with decoupled weight decay."""
+    """Adam with decoupled weight decay, or Muon for the kernels of layers."""
 
     learning_rate: float = 2e-4  # at its peak
     warmup: int = 0  # steps of linear warm-up from 0
-    decay: Literal["constant", "cosine"] = "constant"  # after the warm-up; cosine ends at 0 on the last step
+    decay: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"  # after the warm-up
+    final: float = 0.0  # where cosine and linear end on the last step, over the peak
+    method: Literal["adam", "muon"] = "adam"
+    muon_rate: float = 0.02  # Muon's own learning rate at its peak, of kernels; `learning_rate` is that of the rest
     b1: float = 0.9
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0  # of kernels alone: biases, scales and tables are left where the gradient takes them
     clip: float = 1.0  # largest global norm of the gradient; 0 does not clip
 
-    def schedule(self, steps: int) -> optax.Schedule:
-        """Learning rate of each step of a run of `steps`."""
-        if self.decay == "cosine":
-            after = optax.cosine_decay_schedule(self.learning_rate, max(steps - self.warmup, 1))
-        else:
-            after = optax.constant_schedule(self.learning_rate)
+    def schedule(self, steps: int, peak: float | None = None) -> optax.Schedule:
+        """Learning rate of each step of a run of `steps`; its peak is `learning_rate` unless another is given."""
+        peak = self.learning_rate if peak is None else peak
+        left = max(steps - self.warmup, 1)
+        after = {
+            "constant": optax.constant_schedule(peak),
+            "cosine": optax.cosine_decay_schedule(peak, left, self.final),
+            "linear": optax.linear_schedule(peak, self.final * peak, left),
+            # Counted from the warm-up's end, as `join_schedules` counts.
+            "inverse_sqrt": lambda step: peak * (max(self.warmup, 1) / (step + max(self.warmup, 1))) ** 0.5,
+        }[self.decay]
         if not self.warmup:
             return after
         # Step 0 already moves: a rate of exactly 0 would waste it.
-        rise = optax.linear_schedule(self.learning_rate / self.warmup, self.learning_rate, max(self.warmup - 1, 1))
+        rise = optax.linear_schedule(peak / self.warmup, peak, max(self.warmup - 1, 1))
         return optax.join_schedules([rise, after], [self.warmup])
 
     def build(self, steps: int) -> optax.GradientTransformation:
         decay, mask = self.weight_decay, kernels if self.weight_decay else None
-        adam = optax.adamw(self.schedule(steps), self.b1, self.b2, self.eps, weight_decay=decay, mask=mask)
-        return optax.chain(optax.clip_by_global_norm(self.clip), adam) if self.clip else adam
+        rate = self.schedule(steps)
+        if self.method == "adam":
+            inner = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=decay, mask=mask)
+        else:
+            inner = optax.contrib.muon(
+                self.schedule(steps, self.muon_rate),
+                weight_decay=decay,
+                adam_b1=self.b1,
+                adam_b2=self.b2,
+                adam_learning_rate=rate,
+                muon_weight_dimension_numbers=matrices,
+            )
+        return optax.chain(optax.clip_by_global_norm(self.clip), inner) if self.clip else inner
 
 
 def kernels(params: Any) -> Any:
     """Which leaves are matrices of layers, as Linen names them; shapes do not tell, where layers are stacked."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "") == "kernel", params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: getattr(path[-1], "key", "").endswith("kernel"), params)
+
+
+def matrices(params: Any) -> Any:
+    """How Muon reads each kernel: the last two axes are a matrix, those before them count matrices."""
+
+    def numbers(is_kernel: bool, leaf: Any) -> Any:
+        # Convolutions and whatever else has more axes than a stack of matrices is left to Adam.
+        if not is_kernel or leaf.ndim not in (2, 3):
+            return None
+        return optax.contrib.MuonDimensionNumbers(leaf.ndim - 2, leaf.ndim - 1)
+
+    return jax.tree.map(numbers, kernels(params), params)

@@ -10,7 +10,24 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
+from data.dataset import Dataset
 from data.pixels import to_uint8
+
+
+def texts(data: Dataset, x: np.ndarray) -> list[str] | None:
+    """What samples read, where the data is text; None where it is not."""
+    if not data.vocabulary:
+        return None
+    try:
+        return [data.decode(tokens) for tokens in x]
+    except ValueError:
+        return None
+
+
+def write_texts(samples: Sequence[str], path: Path) -> None:
+    """Samples, a line of dashes between two of them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"\n{'-' * 40}\n".join(samples) + "\n")
 
 
 def picture(

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from data.dataset import Batches
+from models.autoregressive import TokenModel
 from models.flows.flow import Flow
 from samplers.sampler import NoSampler
 from training.draw import Drawer
@@ -16,6 +17,18 @@ from training.mesh import by_batch, put_batch, replicated
 from training.run import abstract, default_condition, example_batch
 from training.state import TrainState, initial_state
 from training.step import make_train_step, named_key
+
+
+def pinned(experiment: Experiment) -> Experiment:
+    """As `Experiment.pinned`.
+
+    Raises:
+      UserError: the records are there, and say nothing that fits.
+    """
+    try:
+        return experiment.pinned()
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 class Plan:
@@ -38,6 +51,7 @@ class Plan:
             self.model = experiment.resolved_model()
             self._check_classes()
             self._check_levels()
+            self._check_tokens()
             self.optimizer = experiment.optimizer.build(experiment.steps)
             self.batch_sharding = by_batch(self.mesh)
             self.batches = Batches(
@@ -55,7 +69,7 @@ class Plan:
                 ema=experiment.ema,
                 accumulate=experiment.accumulate,
             )
-            batch = example_batch(experiment, experiment.batch_size)
+            batch = example_batch(experiment)
             shapes = jax.eval_shape(self._initial, batch)
             jax.eval_shape(step, shapes, batch)
             self._check_sampler(shapes)
@@ -77,7 +91,7 @@ class Plan:
     def _first_batch(self) -> dict[str, Any]:
         """What `init` is shown: zeros, or the run's first batches, of all devices, where it looks at values."""
         if not self.model.data_batches:
-            return example_batch(self.experiment, 2)  # enough for shapes, which the compiled init depends on alone
+            return example_batch(self.experiment)
         self.experiment.data.prepare()
         batches = [self.batches[i] for i in range(self.model.data_batches)]
         return put_batch({name: np.concatenate([b[name] for b in batches]) for name in batches[0]}, self.batch_sharding)
@@ -100,11 +114,24 @@ class Plan:
                     f"the flow's dequantisation ({self.model.dequantize}) does not fit the data, which {levels}"
                 )
 
+    def _check_tokens(self) -> None:
+        """A model of tokens has those of its data; what is carried from batch to batch goes on where it was."""
+        data, streams = self.experiment.data, getattr(self.experiment.data, "streams", 0)
+        if isinstance(self.model, TokenModel) and data.vocabulary != self.model.vocabulary:
+            raise ValueError(f"the model has {self.model.vocabulary} tokens, but the data has {data.vocabulary}")
+        carried = getattr(self.model, "carried", False)
+        if carried != bool(streams) or (carried and (streams, 1) != (self.experiment.batch_size, self.experiment.accumulate)):
+            raise ValueError(
+                f"a state carried from batch to batch needs data in streams, as many as batch_size="
+                f"{self.experiment.batch_size}, not accumulated, and streams need such a model; got carried={carried}, "
+                f"streams={streams}, accumulate={self.experiment.accumulate}"
+            )
+
     def _check_sampler(self, shapes: TrainState) -> None:
         sampler = self.experiment.sampler
         if not isinstance(sampler, NoSampler):
             variables = {"params": shapes.average, "state": shapes.model}
-            condition, shape = default_condition(self.model, 2), self.experiment.data.shape
+            condition, shape = default_condition(self.model, self.experiment.data, 2), self.experiment.data.shape
             draw = lambda v, keys: sampler(self.model, v, keys, condition, shape)  # noqa: E731
             jax.eval_shape(draw, variables, jax.random.split(jax.random.key(0), 2))
 
@@ -112,4 +139,4 @@ class Plan:
         """The run's first n samples, from the averaged parameters."""
         variables = {"params": state.average, "state": state.model}
         key = named_key(self.experiment.seed, "sample")
-        return self.draw(variables, key, n, default_condition(self.model, n)).x
+        return self.draw(variables, key, n, default_condition(self.model, self.experiment.data, n)).x

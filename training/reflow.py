@@ -165,7 +165,7 @@ class Reflow(Dataset):
         draw = lambda variables, keys, condition: self.sampler(model, variables, keys, condition, self.shape)  # noqa: E731
         keys = jax.random.split(jax.random.key(0), 2)
         try:
-            jax.eval_shape(draw, run.shapes(), keys, default_condition(model, 2))
+            jax.eval_shape(draw, run.shapes(), keys, default_condition(model, self, 2))
         except (ValueError, TypeError, ArithmeticError) as error:
             raise UserError(f"--data.sampler cannot draw from {self.teacher}: {error}") from error
 
@@ -200,7 +200,7 @@ class Reflow(Dataset):
         print(f"pairs: {there * self.shard} of {self.pairs} are in {folder}; drawing the others", flush=True)
         for done, index in enumerate(missing, there + 1):
             first, began = index * self.shard, time.perf_counter()
-            condition = default_condition(model, self.shard, first)
+            condition = default_condition(model, self, self.shard, first)
             x = draw(variables, key, self.shard, condition, first=first).x
             if not np.isfinite(x).all():
                 raise UserError(f"{self.teacher} gives samples that are not finite (among pair {first} and the next)")

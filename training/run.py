@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.dataset import Dataset
 from models.model import Model, Variables
 from training import config
 from training.checkpoint import Store
@@ -146,15 +147,19 @@ def abstract(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
 
 
-def example_batch(experiment: Experiment, size: int) -> dict[str, np.ndarray]:
-    """A batch of zeros shaped like the data: all that `init` and `eval_shape` look at. Reads no records."""
-    return experiment.data.zeros(size)
+def example_batch(experiment: Experiment) -> dict[str, np.ndarray]:
+    """A run's batch in shape, of zeros: all that `init` and `eval_shape` look at. Reads no records."""
+    return experiment.data.zeros(experiment.batch_size)
 
 
-def default_condition(model: Model, n: int, first: int = 0) -> dict[str, jax.Array] | None:
-    """Classes in turn for samples `first` … `first` + n − 1 of a class-conditional model; nothing for another."""
+def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> dict[str, Any] | None:
+    """What samples `first` … `first` + n − 1 are drawn from: what the data has them begin with, and classes in turn.
+
+    None where there is nothing of either.
+    """
     classes = getattr(model, "num_classes", 0)
-    return {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else None
+    label = {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else {}
+    return (data.condition(n, first) | label) or None
 
 
 def usable(model: Model, variables: Variables) -> None:

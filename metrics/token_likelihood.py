@@ -1,0 +1,51 @@
+"""Held-out likelihood of a model of tokens.
+
+    (1)  nats a token = −Σ log P(x_t | x_<t)/Σ w_t over all tokens that count
+    (2)  bits a token = (1)/log 2: bits per character of a text, and bits/dim, exactly, where a token is a pixel
+    (3)  perplexity = exp((1))
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Key
+
+from data.image_tokens import ImageTokens
+from metrics.examples import OverExamples
+from metrics.metric import Evaluation
+from models.autoregressive import TokenModel
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenLikelihood(OverExamples):
+    """Eq. (1)–(3) of a split, with the standard error of (1) over examples; those of `train` end in `_of_train`.
+
+    Of a text in windows every window begins afresh, so that its first tokens are told little.
+    """
+
+    def __call__(self, evaluation: Evaluation) -> dict[str, float]:
+        model = evaluation.model
+        if not isinstance(model, TokenModel):
+            raise ValueError(f"tokens are what a TokenModel predicts; this run's model is {type(model).__name__}")
+
+        def sums(variables: Any, batch: dict[str, Array], keys: Key[Array, " b"]) -> Any:
+            seen = model.read(variables, batch)
+            return jnp.sum(model.log_probs(variables, batch), axis=1), jnp.sum(seen.weight, axis=1)
+
+        arrays = evaluation.data.arrays(self.split, self.examples)
+        log_prob, count = (np.asarray(found, np.float64) for found in self.over(sums, evaluation, arrays))
+        nats = -log_prob.sum() / count.sum()
+        error = np.std(-log_prob - nats * count, ddof=1) / (np.sqrt(len(count)) * count.mean())
+        unit = "dim" if isinstance(evaluation.data, ImageTokens) else "token"
+        numbers = {
+            "nats_per_token": nats,
+            "nats_per_token_stderr": error,
+            f"bits_per_{unit}": nats / math.log(2.0),
+            f"bits_per_{unit}_stderr": error / math.log(2.0),
+            "perplexity": math.exp(nats),
+        }
+        end = "_of_train" if self.split == "train" else ""
+        return {name + end: float(value) for name, value in numbers.items()}

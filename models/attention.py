@@ -1,0 +1,126 @@
+"""Attention; queries, keys and values are [B, T, heads, d].
+
+    (1)  Attention(Q, K, V) = softmax(Q·Kᵀ/√d + mask)·V                                       1706.03762 eq. 1
+    (2)  MultiHead(X, Y) = [head_1 … head_H]·W_o,  head_i = Attention(X·W_q, Y·W_k, Y·W_v)_i   1706.03762 §3.2.2
+    (3)  rotary positions: (a, b) → (a·cos mθ_k − b·sin mθ_k, a·sin mθ_k + b·cos mθ_k) at place m, a and b the k-th
+         numbers of the halves of a query or key, θ_k = 10000^(−2k/d)                          2104.09864 eq. 34
+    (4)  a cache holds all keys and values so far: the next tokens' queries attend to them, and nothing is computed twice
+
+A mask is −∞ but for rounding: a large finite number, so that a row with nothing to attend to is no number's end. Such
+a row answers 0.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+Tokens = Float[Array, "b t f"]
+Heads = Float[Array, "b t heads d"]
+Mask = Bool[Array, "b t s"]  # where a query t may look at a key s; of t, 1 stands for all
+# Keys and values. Heads are before tokens: what a head attends to is then one run of memory.
+Cache = tuple[Float[Array, "layers b heads length d"], Float[Array, "layers b heads length d"]]
+
+
+def attend(q: Heads, k: Heads, v: Float[Array, "b s heads d"], mask: Mask | None = None, causal: bool = False) -> Heads:
+    """Eq. (1). `causal`: a query looks at its own place and those before it; q and k are of equal length then.
+
+    On a GPU in half precision this is cuDNN's fused kernel, where no mask is given.
+    """
+    fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and mask is None
+    where = None if mask is None else mask[:, None]
+    out = jax.nn.dot_product_attention(
+        q, k, v, mask=where, is_causal=causal, implementation="cudnn" if fused and q.shape[1] > 1 else None
+    )
+    if mask is None:
+        return out
+    return jnp.where(jnp.any(mask, axis=2)[:, :, None, None], out, 0.0)
+
+
+def rotary(x: Heads, first: int | Int[Array, ""] = 0) -> Heads:
+    """Eq. (3), of tokens at the places `first`, `first` + 1, …; d is even."""
+    half = x.shape[-1] // 2
+    angles = (first + jnp.arange(x.shape[1]))[:, None] * 1e4 ** (-jnp.arange(half) / half)[None, :]
+    cos, sin = (turn(angles)[None, :, None, :].astype(x.dtype) for turn in (jnp.cos, jnp.sin))
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
+
+
+class Rows(nn.Dense):
+    """A dense layer that reads tokens as the rows of one matrix.
+
+    The gradient of its kernel is then one product, not one over two axes, which XLA's CPU backend takes twice as long
+    for.
+    """
+
+    def __call__(self, inputs: Float[Array, "*b f"]) -> Float[Array, "*b g"]:
+        return super().__call__(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], self.features)
+
+
+class Attention(nn.Module):
+    """Eq. (2) of X with itself."""
+
+    width: int
+    heads: int
+    causal: bool = False
+    rotary: bool = False
+    bias: bool = True
+    dtype: str | None = None
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    out_init: Any = nn.initializers.xavier_uniform()
+
+    def setup(self) -> None:
+        self.qkv = Rows(3 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.out = Rows(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
+
+    def __call__(self, x: Tokens, mask: Mask | None = None) -> Tokens:
+        """All of a sequence."""
+        return self.out(attend(*self._heads(x, 0), mask, self.causal).reshape(x.shape))
+
+    def step(
+        self, x: Tokens, cache: Cache, layer: Int[Array, ""], index: Int[Array, ""]
+    ) -> tuple[Tokens, Cache]:
+        """Eq. (4): the tokens at `index` and behind it, whose keys and values are written to row `layer`."""
+        q, k, v = self._heads(x, index)
+        # The whole cache is the carry of both loops, over layers and over time, so that this writes in place.
+        keys, values = (
+            jax.lax.dynamic_update_slice(kept, new.swapaxes(1, 2)[None].astype(kept.dtype), (layer, 0, 0, index, 0))
+            for kept, new in zip(cache, (k, v), strict=True)
+        )
+        seen = jnp.arange(keys.shape[3])[None, None, :] <= (index + jnp.arange(x.shape[1]))[None, :, None]
+        rows = (kept[layer].swapaxes(1, 2).astype(q.dtype) for kept in (keys, values))
+        return self.out(attend(q, *rows, mask=seen).reshape(x.shape)), (keys, values)
+
+    def _heads(self, x: Tokens, first: int | Int[Array, ""]) -> tuple[Heads, Heads, Heads]:
+        """Queries, keys and values."""
+        mixed = self.qkv(x).astype(self.dtype or x.dtype)
+        q, k, v = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
+        return (rotary(q, first), rotary(k, first), v) if self.rotary else (q, k, v)
+
+
+class CrossAttention(nn.Module):
+    """Eq. (2) of X with another sequence, whose keys and values are computed once."""
+
+    width: int
+    heads: int
+    bias: bool = True
+    dtype: str | None = None
+    kernel_init: Any = nn.initializers.xavier_uniform()
+    out_init: Any = nn.initializers.xavier_uniform()
+
+    def setup(self) -> None:
+        self.q = Rows(self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.kv = Rows(2 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.out = Rows(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
+
+    def read(self, memory: Float[Array, "b s f"]) -> tuple[Float[Array, "b s heads d"], Float[Array, "b s heads d"]]:
+        """Keys and values."""
+        mixed = self.kv(memory).astype(self.dtype or memory.dtype)
+        k, v = jnp.split(mixed.reshape(*memory.shape[:2], 2 * self.heads, -1), 2, axis=2)
+        return k, v
+
+    def __call__(self, x: Tokens, k: Heads, v: Heads, mask: Mask | None = None) -> Tokens:
+        q = self.q(x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
+        return self.out(attend(q, k, v, mask).reshape(x.shape))

@@ -1,0 +1,138 @@
+"""A scan over time whose weights' gradients are one matrix product each.
+
+    (1)  (h_t, o_t) = cell(x_t, h_{t−1}),  in which weights U are met only as p_t = y_t·U, y_t any function of h_{t−1}
+    (2)  ∂L/∂U = Σ_t y_tᵀ·p̄_t = Yᵀ·P̄,  p̄_t = ∂L/∂p_t,  Y and P̄ all y_t and p̄_t as rows     back-propagation through time
+
+Differentiating a scan adds y_tᵀ·p̄_t to an array of U's size at every step, and multiplies by Uᵀ read column by column.
+Here the backward scan finds p̄_t alone, by a Uᵀ that is laid out once, and the sum over time is the one product of (2):
+what a library's fused kernels do, for any cell.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from models.stack import checkpointed
+
+Weights = Mapping[str, Float[Array, "f g"]]
+Multiply = Callable[[str, Float[Array, "b f"]], Float[Array, "b g"]]  # multiply(name, y) = y·U of that name
+Cell = Callable[[Multiply, Any, Any, Any], tuple[Any, Any]]  # cell(multiply, params, carry, x) → (carry, output)
+
+
+@jax.custom_vjp
+def _product(y: Float[Array, "b f"], u: Float[Array, "f g"], transposed: Float[Array, "g f"]) -> Float[Array, "b g"]:
+    """y·U, differentiated with respect to y alone."""
+    return y @ u
+
+
+def _product_forward(y: Any, u: Any, transposed: Any) -> tuple[Any, Any]:
+    return y @ u, transposed
+
+
+def _product_backward(transposed: Any, p: Any) -> tuple[Any, None, None]:
+    return p @ transposed, None, None
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def recur(cell: Cell, params: Any, weights: Weights, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """`lax.scan` of a cell over the leading axis of xs: the last carry, and all outputs stacked.
+
+    Args:
+      cell: eq. (1); may call `multiply` once for each name of `weights`. It must be a function without arrays of its
+        own: what else it needs is in `params`, and is differentiated as in any scan.
+    """
+    return jax.lax.scan(lambda c, x: cell(lambda name, y: y @ weights[name], params, c, x), carry, xs)
+
+
+def _forward(cell: Cell, params: Any, weights: Weights, carry: Any, xs: Any) -> tuple[Any, Any]:
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    transposed = {name: jnp.array(u.T) for name, u in weights.items()}
+
+    def run(params: Any, carry: Any, xs: Any, nothing: Any) -> tuple[Any, Any]:
+        """`nothing` is added to every p_t: its cotangent is P̄."""
+
+        def body(carry: Any, row: Any) -> tuple[Any, Any]:
+            x, zero = row
+            met: dict[str, Any] = {}
+
+            def multiply(name: str, y: Any) -> Any:
+                met[name] = y
+                return _product(y, weights[name], transposed[name]) + zero[name]
+
+            carry, output = cell(multiply, params, carry, x)
+            return carry, (output, met)
+
+        carry, (outputs, met) = jax.lax.scan(body, carry, (xs, nothing))
+        return (carry, outputs), met
+
+    rows = jax.tree.leaves(carry)[0].shape[0]
+    nothing = {name: jnp.zeros((steps, rows, u.shape[1]), u.dtype) for name, u in weights.items()}
+    result, pullback, met = jax.vjp(run, params, carry, xs, nothing, has_aux=True)
+    return result, (pullback, met)
+
+
+def _backward(cell: Cell, residuals: Any, cotangent: Any) -> tuple[Any, Any, Any, Any]:
+    pullback, met = residuals
+    params, carry, xs, products = pullback(cotangent)
+    rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
+    return params, {name: rows(y).T @ rows(products[name]) for name, y in met.items()}, carry, xs
+
+
+recur.defvjp(_forward, _backward)
+
+
+def over_time(
+    cell: Cell,
+    params: Any,
+    weights: Weights,
+    carry: Any,
+    xs: Any,
+    *,
+    reverse: bool = False,
+    chunk: int = 0,
+    remat: str | None = None,
+    window: int = 0,
+) -> tuple[Any, Any]:
+    """`recur`, in parts where it is asked for.
+
+    Args:
+      reverse: from the last step to the first.
+      chunk: with `remat`, the backward pass keeps one carry for each so many steps and recomputes what lies between
+        (Chen et al. 1604.06174); 0 is the square root of the number of steps.
+      window: truncated back-propagation through time: no gradient flows from one run of so many steps into the run
+        before it (Williams & Peng 1990); 0 cuts nowhere.
+    """
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    whole = partial(recur, cell, params, weights)
+    run = whole
+    if remat not in (None, "none"):
+        chunk = chunk or max(1, round((window or steps) ** 0.5))
+        run = partial(_in_parts, checkpointed(whole, remat), chunk)
+    if window:
+        inner = run
+        run = partial(_in_parts, lambda carry, part: inner(jax.lax.stop_gradient(carry), part), window)
+    backwards = lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree) if reverse else tree  # noqa: E731
+    carry, outputs = run(carry, backwards(xs))
+    return carry, backwards(outputs)
+
+
+def _in_parts(run: Callable[[Any, Any], tuple[Any, Any]], length: int, carry: Any, xs: Any) -> tuple[Any, Any]:
+    """`run` over one part of `length` steps after another; the last may be shorter."""
+    steps = jax.tree.leaves(xs)[0].shape[0]
+    if length >= steps:
+        return run(carry, xs)
+    count, whole = steps // length, steps - steps % length
+    parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(count, length, *leaf.shape[1:]), xs)
+    carry, outputs = jax.lax.scan(run, carry, parts)
+    outputs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outputs)
+    if whole < steps:
+        carry, last = run(carry, jax.tree.map(lambda leaf: leaf[whole:], xs))
+        outputs = jax.tree.map(lambda *pair: jnp.concatenate(pair), outputs, last)
+    return carry, outputs
