@@ -41,6 +41,22 @@ class Pairs(Dataset):
     def vocabulary(self) -> int:
         return self.stop + 1
 
+    def condition(self, n: int, first: int = 0) -> Arrays:
+        """The test split's sources."""
+        source = self.source("test")
+        records = np.arange(first, first + n)
+        batch = source.read(records % len(source), -1, records)
+        return {name: batch[name] for name in ("source", "source_length")}
+
+    def prompted(self, text: str) -> Arrays:
+        """What is translated; it must fit where sources do."""
+        tokens, length = self.encode(text), self.lengths[0]
+        if len(tokens) >= length:
+            raise ValueError(f"a source of {len(tokens)} tokens and the stop are more than {length}")
+        source = np.full((1, length), self.stop, np.int32)
+        source[0, : len(tokens)] = tokens
+        return {"source": source, "source_length": np.asarray([len(tokens) + 1], np.int32)}
+
     def zeros(self, size: int) -> Arrays:
         source, target = self.lengths
         return {

@@ -84,6 +84,18 @@ class TokenTask(Task):
     def zeros(self, size: int) -> Arrays:
         return {**super().zeros(size), "weight": np.zeros((size, *self.shape), np.float32)}
 
+    def condition(self, n: int, first: int = 0) -> Arrays:
+        """The test split's questions."""
+        numbers = np.arange(first, first + n)
+        return {"prompt": self.source("test").read(numbers, -1, numbers)["x"][:, : self.prompt_length]}
+
+    def prompted(self, text: str) -> Arrays:
+        prompt = self.encode(text)
+        if len(prompt) != self.prompt_length:
+            shown = self.decode(self.condition(1)["prompt"][0])
+            raise ValueError(f"{text!r} has {len(prompt)} tokens, and a question has {self.prompt_length}: {shown!r}")
+        return {"prompt": prompt[None]}
+
     def encode(self, text: str) -> Int[np.ndarray, " t"]:
         return units.encode(text, "characters", self.alphabet).astype(np.int32)
 

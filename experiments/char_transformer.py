@@ -1,7 +1,7 @@
 """A transformer that writes text character by character: any file, by default the sources of Python's library.
 
-`--preset nanogpt_cpu` and `--preset nanogpt_gpu` are nanoGPT's two settings for tiny Shakespeare (the first 90 % to train
-on, the rest held out), with a validation loss of 1.88 and 1.4697 nats a character as its author reports them.
+`--preset nanogpt_cpu` and `--preset nanogpt_gpu` are nanoGPT's two settings for tiny Shakespeare (the first 90 % to
+train on, the rest held out), with a validation loss of 1.88 and 1.4697 nats a character as its author reports them.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ from dataclasses import replace
 from data.text import Text
 from losses.sequence import NextToken
 from metrics.token_likelihood import TokenLikelihood
-from models.autoregressive import Autoregressive
+from models.language_model import LanguageModel
 from models.transformer import Transformer
 from samplers.autoregressive import Decoding
 from training.experiment import Experiment
@@ -19,7 +19,7 @@ GPT2 = Transformer(positions="learned", bias=False, initial="gpt2")
 
 experiment = Experiment(
     data=Text(context=64),
-    model=Autoregressive(backbone=Transformer(width=128, depth=4, heads=4, activation="relu_squared", bias=False)),
+    model=LanguageModel(backbone=Transformer(width=128, depth=4, heads=4, activation="relu_squared", bias=False)),
     loss=NextToken(),
     sampler=Decoding(length=500, temperature=0.8),
     metrics=(TokenLikelihood(examples=10_000, batch_size=200),),
@@ -36,7 +36,7 @@ nanogpt = Optimizer(learning_rate=1e-3, warmup=100, decay="cosine", final=0.1, b
 presets = {
     "nanogpt_cpu": replace(
         experiment,
-        model=Autoregressive(backbone=GPT2.clone(width=128, depth=4, heads=4, context=64)),
+        model=LanguageModel(backbone=GPT2.clone(width=128, depth=4, heads=4, context=64)),
         optimizer=nanogpt,
         steps=2000,
         batch_size=12,
@@ -45,7 +45,7 @@ presets = {
     "nanogpt_gpu": replace(
         experiment,
         data=Text(context=256),
-        model=Autoregressive(backbone=GPT2.clone(width=384, depth=6, heads=6, context=256, dropout=0.2)),
+        model=LanguageModel(backbone=GPT2.clone(width=384, depth=6, heads=6, context=256, dropout=0.2)),
         optimizer=nanogpt,
         steps=5000,
         batch_size=64,
@@ -57,7 +57,7 @@ presets = {
 tiny = replace(
     experiment,
     data=Text(context=16),
-    model=Autoregressive(backbone=Transformer(width=16, depth=2, heads=2)),
+    model=LanguageModel(backbone=Transformer(width=16, depth=2, heads=2)),
     sampler=Decoding(length=24),
     metrics=(TokenLikelihood(examples=32, batch_size=16),),
     steps=20,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from losses.loss import Loss, Objective
-from models.autoregressive import TokenModel
+from models.language_model import TokenModel
 from models.model import Batch, Model, Variables
 
 HELD = 2**24  # logits that are held at once, unless it is said

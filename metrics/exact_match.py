@@ -8,7 +8,7 @@ from jaxtyping import Array, Key
 
 from metrics.examples import OverExamples
 from metrics.metric import Evaluation
-from models.autoregressive import TokenModel
+from models.language_model import TokenModel
 from samplers.autoregressive import Decoding
 from samplers.sampler import Sampler
 
@@ -35,4 +35,7 @@ class ExactMatch(OverExamples):
         x = self.over(drawn, evaluation, arrays | told)
         counts = arrays.get("weight", np.ones(arrays["x"].shape)) > 0
         right = (x == arrays["x"]) | ~counts
-        return {"exact_match": float(right.all(axis=1).mean()), "token_match": float((right & counts).sum() / counts.sum())}
+        return {
+            "exact_match": float(right.all(axis=1).mean()),
+            "token_match": float((right & counts).sum() / counts.sum()),
+        }

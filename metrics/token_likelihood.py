@@ -1,8 +1,8 @@
 """Held-out likelihood of a model of tokens.
 
-    (1)  nats a token = −Σ log P(x_t | x_<t)/Σ w_t over all tokens that count
-    (2)  bits a token = (1)/log 2: bits per character of a text, and bits/dim, exactly, where a token is a pixel
-    (3)  perplexity = exp((1))
+(1)  nats a token = −Σ log P(x_t | x_<t)/Σ w_t over all tokens that count
+(2)  bits a token = (1)/log 2: bits per character of a text, and bits/dim, exactly, where a token is a pixel
+(3)  perplexity = exp((1))
 """
 
 import math
@@ -16,7 +16,7 @@ from jaxtyping import Array, Key
 from data.image_tokens import ImageTokens
 from metrics.examples import OverExamples
 from metrics.metric import Evaluation
-from models.autoregressive import TokenModel
+from models.language_model import TokenModel
 
 
 @dataclass(frozen=True, kw_only=True)

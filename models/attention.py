@@ -4,7 +4,7 @@
     (2)  MultiHead(X, Y) = [head_1 … head_H]·W_o,  head_i = Attention(X·W_q, Y·W_k, Y·W_v)_i   1706.03762 §3.2.2
     (3)  rotary positions: (a, b) → (a·cos mθ_k − b·sin mθ_k, a·sin mθ_k + b·cos mθ_k) at place m, a and b the k-th
          numbers of the halves of a query or key, θ_k = 10000^(−2k/d)                          2104.09864 eq. 34
-    (4)  a cache holds all keys and values so far: the next tokens' queries attend to them, and nothing is computed twice
+    (4)  a cache holds all keys and values so far: the next tokens' queries attend to them: nothing is computed twice
 
 A mask is −∞ but for rounding: a large finite number, so that a row with nothing to attend to is no number's end. Such
 a row answers 0.
@@ -48,15 +48,13 @@ def rotary(x: Heads, first: int | Int[Array, ""] = 0) -> Heads:
     return jnp.concatenate([a * cos - b * sin, a * sin + b * cos], axis=-1)
 
 
-class Rows(nn.Dense):
-    """A dense layer that reads tokens as the rows of one matrix.
+def by_rows(layer: nn.Dense, y: Float[Array, "*b f"]) -> Float[Array, "*b g"]:
+    """A dense layer of tokens as the rows of one matrix.
 
     The gradient of its kernel is then one product, not one over two axes, which XLA's CPU backend takes twice as long
     for.
     """
-
-    def __call__(self, inputs: Float[Array, "*b f"]) -> Float[Array, "*b g"]:
-        return super().__call__(inputs.reshape(-1, inputs.shape[-1])).reshape(*inputs.shape[:-1], self.features)
+    return layer(y.reshape(-1, y.shape[-1])).reshape(*y.shape[:-1], -1)
 
 
 class Attention(nn.Module):
@@ -72,16 +70,14 @@ class Attention(nn.Module):
     out_init: Any = nn.initializers.xavier_uniform()
 
     def setup(self) -> None:
-        self.qkv = Rows(3 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
-        self.out = Rows(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
+        self.qkv = nn.Dense(3 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.out = nn.Dense(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
 
     def __call__(self, x: Tokens, mask: Mask | None = None) -> Tokens:
         """All of a sequence."""
-        return self.out(attend(*self._heads(x, 0), mask, self.causal).reshape(x.shape))
+        return by_rows(self.out, attend(*self._heads(x, 0), mask, self.causal).reshape(x.shape))
 
-    def step(
-        self, x: Tokens, cache: Cache, layer: Int[Array, ""], index: Int[Array, ""]
-    ) -> tuple[Tokens, Cache]:
+    def step(self, x: Tokens, cache: Cache, layer: Int[Array, ""], index: Int[Array, ""]) -> tuple[Tokens, Cache]:
         """Eq. (4): the tokens at `index` and behind it, whose keys and values are written to row `layer`."""
         q, k, v = self._heads(x, index)
         # The whole cache is the carry of both loops, over layers and over time, so that this writes in place.
@@ -91,11 +87,11 @@ class Attention(nn.Module):
         )
         seen = jnp.arange(keys.shape[3])[None, None, :] <= (index + jnp.arange(x.shape[1]))[None, :, None]
         rows = (kept[layer].swapaxes(1, 2).astype(q.dtype) for kept in (keys, values))
-        return self.out(attend(q, *rows, mask=seen).reshape(x.shape)), (keys, values)
+        return by_rows(self.out, attend(q, *rows, mask=seen).reshape(x.shape)), (keys, values)
 
     def _heads(self, x: Tokens, first: int | Int[Array, ""]) -> tuple[Heads, Heads, Heads]:
         """Queries, keys and values."""
-        mixed = self.qkv(x).astype(self.dtype or x.dtype)
+        mixed = by_rows(self.qkv, x).astype(self.dtype or x.dtype)
         q, k, v = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
         return (rotary(q, first), rotary(k, first), v) if self.rotary else (q, k, v)
 
@@ -111,16 +107,16 @@ class CrossAttention(nn.Module):
     out_init: Any = nn.initializers.xavier_uniform()
 
     def setup(self) -> None:
-        self.q = Rows(self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
-        self.kv = Rows(2 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
-        self.out = Rows(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
+        self.q = nn.Dense(self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.kv = nn.Dense(2 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
+        self.out = nn.Dense(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
 
     def read(self, memory: Float[Array, "b s f"]) -> tuple[Float[Array, "b s heads d"], Float[Array, "b s heads d"]]:
         """Keys and values."""
-        mixed = self.kv(memory).astype(self.dtype or memory.dtype)
+        mixed = by_rows(self.kv, memory).astype(self.dtype or memory.dtype)
         k, v = jnp.split(mixed.reshape(*memory.shape[:2], 2 * self.heads, -1), 2, axis=2)
         return k, v
 
     def __call__(self, x: Tokens, k: Heads, v: Heads, mask: Mask | None = None) -> Tokens:
-        q = self.q(x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
-        return self.out(attend(q, k, v, mask).reshape(x.shape))
+        q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
+        return by_rows(self.out, attend(q, k, v, mask).reshape(x.shape))

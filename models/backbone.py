@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 Sequence = Float[Array, "b t f"]
+Outputs = Float[Array, "b t width"]
 Lengths = Int[Array, " b"]
 State = Any  # a dict of arrays; those of two axes and more have the examples on the second, behind the layers
 
@@ -50,8 +51,8 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def __call__(
         self, h: Sequence, state: State = None, lengths: Lengths | None = None, train: bool = False
-    ) -> tuple[Sequence, State]:
-        """Eq. (1), in float32.
+    ) -> tuple[Outputs, State]:
+        """Eq. (1), in float32, or float64 if h is.
 
         Args:
           state: where to go on from; None is the beginning.

@@ -12,15 +12,16 @@ what a CPU, too, is quick at.
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from models.attention import Attention
 from models.embedding import Conditioning
 from models.model import Net
 from models.stack import Stack
+from models.transformer import FeedForward
 
 Image = Float[Array, "b h w c"]
 FREQUENCIES = 256  # width of the sinusoidal embedding of the noise level
@@ -51,21 +52,13 @@ class DiTBlock(nn.Module):
 
     @nn.compact
     def __call__(self, h: Float[Array, "b n f"], c: Float[Array, "b f"], train: bool = False) -> Float[Array, "b n f"]:
-        def dense(features: int, name: str, y: Float[Array, "*b g"]) -> Float[Array, "tokens features"]:
-            # Tokens as rows of one matrix: the gradient of a kernel is then one product, not one over two axes, which
-            # XLA's CPU backend takes twice as long for.
-            layer = nn.Dense(features, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name=name)
-            return layer(y.reshape(-1, y.shape[-1]))
-
         adaptive = nn.Dense(6 * self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="adaptive")
         shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(adaptive(c).astype(jnp.float32), 6, axis=-1)
-        qkv = dense(3 * self.width, "qkv", modulated(h, shift1, scale1))
-        q, k, v = jnp.split(qkv.reshape(*h.shape[:2], 3 * self.heads, -1), 3, axis=2)
-        y = dense(self.width, "attended", jax.nn.dot_product_attention(q, k, v).reshape(h.shape)).reshape(h.shape)
-        h = h + gate1[:, None, :] * y.astype(jnp.float32)
-        y = nn.gelu(dense(self.expansion * self.width, "up", modulated(h, shift2, scale2)), approximate=True)
-        y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        return h + gate2[:, None, :] * dense(self.width, "down", y).reshape(h.shape).astype(jnp.float32)
+        attention = Attention(self.width, self.heads, dtype=self.dtype, name="attention")
+        h = h + gate1[:, None, :] * attention(modulated(h, shift1, scale1)).astype(jnp.float32)
+        hidden = self.expansion * self.width
+        mlp = FeedForward(self.width, hidden, "gelu_tanh", dropout=self.dropout, dtype=self.dtype, name="mlp")
+        return h + gate2[:, None, :] * mlp(modulated(h, shift2, scale2), train).astype(jnp.float32)
 
 
 class DiT(Net):

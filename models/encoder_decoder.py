@@ -15,8 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from models.autoregressive import Embedding, Logits, Reading, TokenModel, Tokens
 from models.backbone import State
+from models.language_model import Embedding, Logits, Reading, TokenModel, Tokens
 from models.model import Batch, Condition, Variables
 from models.transformer import Transformer
 
@@ -87,9 +87,7 @@ class EncoderDecoder(TokenModel):
         state = self.decoder.apply(decoder, state, memory, lengths, method="remember")
         return self._next(variables, self._started(tokens), state)
 
-    def step(
-        self, variables: Variables, state: State, token: Int[Array, " b"]
-    ) -> tuple[State, Float[Array, "b v"]]:
+    def step(self, variables: Variables, state: State, token: Int[Array, " b"]) -> tuple[State, Float[Array, "b v"]]:
         return self._next(variables, token[:, None], state)
 
     def _next(self, variables: Variables, tokens: Tokens, state: State) -> tuple[State, Float[Array, "b v"]]:

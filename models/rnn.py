@@ -23,18 +23,18 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.backbone import Backbone, Lengths, Sequence, State, within
+from models.backbone import Backbone, Lengths, Outputs, Sequence, State, within
 from models.recurrence import Multiply, over_time
 
-Carry = dict[str, Float[Array, "b f"]]
+Carry = dict[str, Float[Array, "b h"]]
 EPSILON = 1e-5  # of layer norm
 
 
 def _normal(x: Float[Array, "*b f"], scale: Float[Array, " f"], axes: int) -> Float[Array, "*b f"]:
     """Layer norm of each of `axes` gates by itself."""
-    y = x.reshape(*x.shape[:-1], axes, -1).astype(jnp.float32)
+    y = x.reshape(*x.shape[:-1], axes, -1)
     y = (y - jnp.mean(y, axis=-1, keepdims=True)) * jax.lax.rsqrt(jnp.var(y, axis=-1, keepdims=True) + EPSILON)
-    return y.reshape(x.shape) * scale
+    return y.reshape(x.shape) * scale.reshape((1,) * (x.ndim - 1) + scale.shape)
 
 
 class Recurrent(Backbone):
@@ -62,15 +62,16 @@ class Recurrent(Backbone):
     @nn.compact
     def __call__(
         self, h: Sequence, state: State = None, lengths: Lengths | None = None, train: bool = False
-    ) -> tuple[Sequence, State]:
+    ) -> tuple[Outputs, State]:
         if self.bidirectional and self.width % 2:
             raise ValueError(f"a network in two directions has half of its width in each, and {self.width} is odd")
         size, steps, _ = h.shape
         ends = jnp.full((size,), steps) if lengths is None else lengths
         valid = within(ends, steps).T[:, :, None]
-        own = state or self.empty(size, steps)
+        wide = jnp.promote_types(h.dtype, jnp.float32)
+        own = {name: leaf.astype(wide) for name, leaf in (state or self.empty(size, steps)).items()}
         kept: list[Carry] = []
-        x = h.swapaxes(0, 1)
+        x = h.swapaxes(0, 1).astype(wide)
         for layer in range(self.depth):
             if layer:
                 x = nn.Dropout(self.dropout, deterministic=not train)(x)
@@ -83,7 +84,7 @@ class Recurrent(Backbone):
                 found.append(y)
             x = jnp.concatenate(found, axis=-1)
         last = {name: jnp.stack([carry[name] for carry in kept]) for name in self.CARRY}
-        return x.swapaxes(0, 1).astype(jnp.float32), last
+        return x.swapaxes(0, 1), last
 
     def empty(self, size: int, length: int) -> State:
         rows = self.depth * (1 + self.bidirectional)
@@ -91,7 +92,7 @@ class Recurrent(Backbone):
 
     def _layer(self, name: str, x: Float[Array, "t b f"], carry: Carry, valid: Any) -> tuple[Carry, Any]:
         hidden = self.hidden
-        dtype = jnp.dtype(self.dtype or "float32")
+        dtype = jnp.dtype(self.dtype or x.dtype)
         # PyTorch's initial draw: with 1/√hidden on both sides, gates begin near the middle of their range.
         uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * hidden**-0.5  # noqa: E731
         wide = self.GATES * hidden
@@ -102,15 +103,15 @@ class Recurrent(Backbone):
             first = nn.initializers.zeros if extra == "bias_after" else nn.initializers.ones
             params[extra] = self.param(f"{name}_{extra}", first, shape)
         mixed = (x.reshape(-1, x.shape[-1]).astype(dtype) @ w.astype(dtype)).reshape(*x.shape[:2], wide)
-        mixed = mixed.astype(jnp.float32)
+        mixed = mixed.astype(x.dtype)
         if self.layer_norm:
             scale = self.param(f"{name}_input_scale", nn.initializers.ones, (wide,))
             mixed = _normal(mixed, scale, self.GATES)
-        mixed = mixed + self.param(f"{name}_bias", self.bias)
+        mixed = mixed + self.param(f"{name}_bias", self.bias)[None, None]
 
         def cell(multiply: Multiply, params: Any, carry: Carry, row: Any) -> tuple[Carry, Any]:
             seen, here = row
-            product = lambda name, y: multiply(name, y.astype(dtype)).astype(jnp.float32)  # noqa: E731
+            product = lambda name, y: multiply(name, y.astype(dtype)).astype(x.dtype)  # noqa: E731
             new = self.cell(product, params, carry, seen)
             if here is None:
                 return new, new["h"]
@@ -132,7 +133,7 @@ class Recurrent(Backbone):
         """b at the start."""
         return jnp.zeros((self.GATES * self.hidden,))
 
-    def weights(self, u: Float[Array, "f g"]) -> dict[str, Float[Array, "f _"]]:
+    def weights(self, u: Float[Array, "h g"]) -> dict[str, Float[Array, "h _"]]:
         """U, in the parts by which a cell multiplies."""
         return {"u": u}
 
@@ -144,7 +145,7 @@ class Recurrent(Backbone):
     def cell(self, multiply: Multiply, params: Any, carry: Carry, x: Float[Array, "b g"]) -> Carry:
         """One step; x has x_t·W + b in it."""
 
-    def recurrent(self, multiply: Multiply, params: Any, y: Float[Array, "b f"]) -> Float[Array, "b g"]:
+    def recurrent(self, multiply: Multiply, params: Any, y: Float[Array, "b h"]) -> Float[Array, "b g"]:
         """y·U, normalised where that is asked for."""
         product = multiply("u", y)
         return _normal(product, params["recurrent_scale"], self.GATES) if self.layer_norm else product
@@ -193,7 +194,7 @@ class GRU(Recurrent):
     def extras(self) -> dict[str, tuple[int, ...]]:
         return super().extras() | ({"bias_after": (self.hidden,)} if self.reset == "after" else {})
 
-    def weights(self, u: Float[Array, "f g"]) -> dict[str, Float[Array, "f _"]]:
+    def weights(self, u: Float[Array, "h g"]) -> dict[str, Float[Array, "h _"]]:
         if self.reset == "after":
             return {"u": u}
         return {"gates": u[:, : 2 * self.hidden], "new": u[:, 2 * self.hidden :]}
@@ -204,7 +205,7 @@ class GRU(Recurrent):
         if self.reset == "after":
             product = self.recurrent(multiply, params, h)
             r, z = jnp.split(nn.sigmoid(seen_gates + product[:, : 2 * hidden]), 2, axis=-1)
-            new = jnp.tanh(seen + r * (product[:, 2 * hidden :] + params["bias_after"]))
+            new = jnp.tanh(seen + r * (product[:, 2 * hidden :] + params["bias_after"][None]))
         else:
             scales = params.get("recurrent_scale")
             gates = multiply("gates", h)

@@ -21,13 +21,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from models.attention import Attention, Cache, CrossAttention, Mask, Rows, Tokens
-from models.backbone import Backbone, Lengths, Sequence, State, within
+from models.attention import Attention, Cache, CrossAttention, Mask, Tokens, by_rows
+from models.backbone import Backbone, Lengths, Outputs, Sequence, State, within
 from models.stack import Stack
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "relu": nn.relu,
     "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": nn.gelu,  # 1606.08415's approximation
     "relu_squared": lambda x: jnp.square(nn.relu(x)),
 }
 Crossed = tuple[Float[Array, "b s heads d"], Float[Array, "b s heads d"], Mask | None]  # keys, values, mask
@@ -52,17 +53,17 @@ class FeedForward(nn.Module):
     out_init: Any = nn.initializers.xavier_uniform()
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*b f"], train: bool = False) -> Float[Array, "*b {self.width}"]:
-        dense = lambda features, init, name: Rows(  # noqa: E731
-            features, self.bias, dtype=self.dtype, kernel_init=init, name=name
-        )
-        y = dense(self.hidden, self.kernel_init, "up")(x)
+    def __call__(self, x: Tokens, train: bool = False) -> Tokens:
+        def dense(features: int, init: Any, name: str, y: Tokens) -> Tokens:
+            return by_rows(nn.Dense(features, self.bias, dtype=self.dtype, kernel_init=init, name=name), y)
+
+        y = dense(self.hidden, self.kernel_init, "up", x)
         if self.activation == "swiglu":
-            y = nn.silu(y) * dense(self.hidden, self.kernel_init, "gate")(x)
+            y = nn.silu(y) * dense(self.hidden, self.kernel_init, "gate", x)
         else:
             y = ACTIVATIONS[self.activation](y)
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
-        return dense(self.width, self.out_init, "down")(y)
+        return dense(self.width, self.out_init, "down", y)
 
 
 class Block(nn.Module):
@@ -153,7 +154,7 @@ class Transformer(Backbone):
     expansion: float = 4.0  # width between the feed-forward layer's two products, over `width`
     context: int = 0  # the longest sequence; 0 is no limit, which a learned table has
     positions: Literal["learned", "sinusoidal", "rotary", "none"] = "rotary"
-    activation: Literal["gelu", "relu", "relu_squared", "swiglu"] = "gelu"
+    activation: Literal["gelu", "gelu_tanh", "relu", "relu_squared", "swiglu"] = "gelu"
     norm: Literal["layer", "rms"] = "layer"
     order: Literal["pre", "post"] = "pre"  # of norm and sum; post is the paper's
     bidirectional: bool = False  # every place sees every other: an encoder
@@ -179,10 +180,10 @@ class Transformer(Backbone):
         train: bool = False,
         memory: Float[Array, "b s f"] | None = None,
         memory_lengths: Lengths | None = None,
-    ) -> tuple[Sequence, State]:
+    ) -> tuple[Outputs, State]:
         """`memory`: an encoder's outputs; with a state it is not asked for, see `remember`."""
         self._check(h)
-        size, steps, _ = h.shape
+        steps = h.shape[1]
         index = state["index"] if state else 0
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         if self.positions == "learned":
@@ -212,7 +213,8 @@ class Transformer(Backbone):
             (h, (keys, values)), _ = jax.lax.scan(body, (h, cache), rows)
             state = state | {"keys": keys, "values": values, "index": index + steps}
         if self.order == "pre":
-            h: Any = normal(self.norm, self.bias, name="last")(h)
+            last: Any = normal(self.norm, self.bias, name="last")
+            h = last(h)
         return h, state
 
     def empty(self, size: int, length: int) -> State:
@@ -251,7 +253,8 @@ class Transformer(Backbone):
             raise ValueError(f"a transformer of width {self.width} takes vectors as wide, not {h.shape[-1]}")
 
 
-# 1706.03762 table 3: base and big; each is an encoder and a decoder of 6 layers.
+# What both of 1706.03762's models have, and table 3: base and big, each an encoder and a decoder of 6 layers.
+PAPER: dict[str, Any] = {"order": "post", "positions": "sinusoidal", "activation": "relu", "initial": "xavier"}
 PRESETS: dict[str, dict[str, Any]] = {
     "base": {"width": 512, "depth": 6, "heads": 8, "dropout": 0.1},
     "big": {"width": 1024, "depth": 6, "heads": 16, "dropout": 0.3},

@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from models.autoregressive import TokenModel
 from models.backbone import State
+from models.language_model import TokenModel
 from models.model import Condition, Model, Variables
 from samplers.sampler import Sampler
 from samplers.solver import Samples

@@ -1,6 +1,6 @@
 """Beam search: the K likeliest continuations known, one token after another.
 
-    (1)  score(y) = log P(y | x)/((5 + |y|)/6)^α                    Wu et al. 1609.08144 eq. 14; |y| counts the stop token
+    (1)  score(y) = log P(y | x)/((5 + |y|)/6)^α                    Wu et al. 1609.08144 eq. 14; |y| with the stop token
     (2)  of all continuations of K unfinished sequences by one token, the K likeliest unfinished ones go on, and the K
          best by (1) of the finished ones so far are kept
 

@@ -8,7 +8,7 @@ from flax import linen as nn
 from data.dataset import Dataset
 from losses.loss import Loss
 from metrics.metric import Metric
-from models.autoregressive import TokenModel
+from models.language_model import TokenModel
 from models.model import Model
 from samplers.sampler import NoSampler, Sampler
 from training.config import field_names
@@ -68,7 +68,7 @@ class Experiment:
             raise ValueError(f"ema={self.ema} is not in [0, 1)")
 
     def pinned(self) -> "Experiment":
-        """With what the data takes from its records (an alphabet) written into its settings, as a run's folder has it."""
+        """With what the data takes from its records (an alphabet) in its settings, as a run's folder has it."""
         return replace(self, data=self.data.pinned())
 
     def resolved_model(self) -> Model:

@@ -1,8 +1,8 @@
 """The optimiser: clipping, Adam(W) or Muon, warm-up and decay, as one optax chain.
 
-    (1)  1706.03762 eq. 3: rate d^(−½)·min(t^(−½), t·w^(−3/2)) at step t, which is a warm-up of w steps to (d·w)^(−½) and
-         `inverse_sqrt` behind it
-    (2)  Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised, √max(1, out/in) of it; Adam for all else
+(1)  1706.03762 eq. 3: rate d^(−½)·min(t^(−½), t·w^(−3/2)) at step t, which is a warm-up of w steps to (d·w)^(−½) and
+     `inverse_sqrt` behind it
+(2)  Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised, √max(1, out/in) of it; Adam for all else
 """
 
 from dataclasses import dataclass

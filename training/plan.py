@@ -6,8 +6,8 @@ import jax
 import numpy as np
 
 from data.dataset import Batches
-from models.autoregressive import TokenModel
 from models.flows.flow import Flow
+from models.language_model import TokenModel
 from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
@@ -119,12 +119,11 @@ class Plan:
         data, streams = self.experiment.data, getattr(self.experiment.data, "streams", 0)
         if isinstance(self.model, TokenModel) and data.vocabulary != self.model.vocabulary:
             raise ValueError(f"the model has {self.model.vocabulary} tokens, but the data has {data.vocabulary}")
-        carried = getattr(self.model, "carried", False)
-        if carried != bool(streams) or (carried and (streams, 1) != (self.experiment.batch_size, self.experiment.accumulate)):
+        carried, rows = getattr(self.model, "carried", False), self.experiment.batch_size
+        if carried != bool(streams) or (carried and (streams, self.experiment.accumulate) != (rows, 1)):
             raise ValueError(
-                f"a state carried from batch to batch needs data in streams, as many as batch_size="
-                f"{self.experiment.batch_size}, not accumulated, and streams need such a model; got carried={carried}, "
-                f"streams={streams}, accumulate={self.experiment.accumulate}"
+                f"a state is carried along streams, as many as batch_size={rows}, with accumulate=1: "
+                f"got carried={carried}, streams={streams}, accumulate={self.experiment.accumulate}"
             )
 
     def _check_sampler(self, shapes: TrainState) -> None:

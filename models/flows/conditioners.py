@@ -8,7 +8,6 @@ import math
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
@@ -16,6 +15,7 @@ from jaxtyping import Array, Float, Int
 from models.convolution import Conv3x3
 from models.model import Condition, class_rows, label_of
 from models.stack import Stack
+from models.transformer import Transformer
 
 Seen = Float[Array, "b *s c"]
 ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh, "gelu": nn.gelu}
@@ -125,23 +125,6 @@ class ResNetConditioner(Conditioner):
         return nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(nn.relu(nn.LayerNorm()(h)))
 
 
-class _AttentionBlock(nn.Module):
-    """Pre-norm attention and MLP."""
-
-    heads: int
-    dtype: str | None
-
-    @nn.compact
-    def __call__(self, h: Float[Array, "b n f"], train: bool = False) -> Float[Array, "b n f"]:
-        width = h.shape[-1]
-        qkv: Any = nn.Dense(3 * width, dtype=self.dtype, name="qkv")(nn.LayerNorm()(h))
-        q, k, v = jnp.split(qkv.reshape(*h.shape[:2], 3 * self.heads, -1), 3, axis=2)
-        attended = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
-        h = h + nn.Dense(width, dtype=self.dtype, name="attended")(attended).astype(h.dtype)
-        y = nn.gelu(nn.Dense(4 * width, dtype=self.dtype, name="up")(nn.LayerNorm()(h)))
-        return h + nn.Dense(width, dtype=self.dtype, name="down")(y).astype(h.dtype)
-
-
 class TransformerConditioner(Conditioner):
     """A transformer whose tokens are the places of what is seen; of a vector, its numbers (Jet 2412.15129)."""
 
@@ -159,8 +142,8 @@ class TransformerConditioner(Conditioner):
         h = h + places
         if self.num_classes:
             h = h + Label(self.num_classes, name="class")(h, label_of(condition))
-        h, _ = Stack(_AttentionBlock(self.heads, self.dtype, parent=None), self.depth, self.remat, name="blocks")(h)
-        h = nn.LayerNorm()(h)
+        sizes = {name: getattr(self, name) for name in ("width", "depth", "heads", "dtype", "remat")}
+        h, _ = Transformer(**sizes, bidirectional=True, positions="none", initial="xavier", name="transformer")(h)
         if shown.ndim > 2:
             out = nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(h)
             return out.reshape(*seen.shape[:-1], count)

@@ -44,10 +44,10 @@ class TarFlowBlock(Bijection):
         rows = (jnp.arange(z.shape[1] - 1), z[:, 1:].swapaxes(0, 1))
 
         def step(carry: Any, row: Any) -> tuple[Any, Any]:
-            (x, cache), (i, z_next) = carry, row
-            mu, alpha, cache = self._net(params, x, cache, i, label, method="step")
+            (x, state), (_, z_next) = carry, row
+            mu, alpha, state = self._net(params, x, state, label, method="step")
             x = z_next * jnp.exp(alpha) + mu
-            return (x, cache), (x, per_example(alpha))
+            return (x, state), (x, per_example(alpha))
 
         def whole(x: Any, row: Any) -> tuple[Any, Any]:
             i, z_next = row

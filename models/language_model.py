@@ -9,7 +9,6 @@ What the samplers ask of it is `prefill` and `step`; what the losses ask, `read`
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -18,8 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from models.attention import Rows
-from models.backbone import Backbone, Lengths, State
+from models.attention import by_rows
+from models.backbone import Backbone, State
 from models.model import Batch, Condition, Model, Variables, class_rows, label_of
 from models.transformer import Transformer
 
@@ -42,7 +41,7 @@ class Embedding(nn.Module):
         self.table = self.param("table", nn.initializers.normal(std), (self.vocabulary + self.starts, self.width))
         if not self.tied:
             init = nn.initializers.normal(self.width**-0.5)
-            self.out = Rows(self.vocabulary, kernel_init=init, dtype=self.dtype)
+            self.out = nn.Dense(self.vocabulary, kernel_init=init, dtype=self.dtype)
 
     def __call__(self, tokens: Tokens) -> Float[Array, "b t f"]:
         h = self.table[tokens]
@@ -51,11 +50,14 @@ class Embedding(nn.Module):
     def logits(self, h: Float[Array, "*b f"]) -> Float[Array, "*b v"]:
         """In float32."""
         if not self.tied:
-            return self.out(h).astype(jnp.float32)
+            return by_rows(self.out, h).astype(jnp.float32)
         dtype = self.dtype or jnp.float32
         rows = h.reshape(-1, self.width).astype(dtype)
         product = jax.lax.dot_general(
-            rows, self.table[: self.vocabulary].astype(dtype), (((1,), (1,)), ((), ())), preferred_element_type="float32"
+            rows,
+            self.table[: self.vocabulary].astype(dtype),
+            (((1,), (1,)), ((), ())),
+            preferred_element_type="float32",
         )
         return product.reshape(*h.shape[:-1], -1)
 
@@ -116,9 +118,7 @@ class TokenModel(Model):
         """
 
     @abstractmethod
-    def step(
-        self, variables: Variables, state: State, token: Int[Array, " b"]
-    ) -> tuple[State, Float[Array, "b v"]]:
+    def step(self, variables: Variables, state: State, token: Int[Array, " b"]) -> tuple[State, Float[Array, "b v"]]:
         """Reads one token more: the new state, and the logits of the token behind it."""
 
     def log_probs(self, variables: Variables, batch: Batch) -> Float[Array, "b t"]:
@@ -129,7 +129,7 @@ class TokenModel(Model):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Autoregressive(TokenModel):
+class LanguageModel(TokenModel):
     """Eq. (1)–(3)."""
 
     backbone: Backbone = field(default_factory=Transformer)
@@ -155,11 +155,12 @@ class Autoregressive(TokenModel):
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
         embed_key, key = jax.random.split(key)
         inputs = self._shifted(batch)
-        params = {"embedding": self._embedding.init(embed_key, inputs)["params"]}
+        params: dict[str, Any] = {"embedding": self._embedding.init(embed_key, inputs)["params"]}
         h = self._embedding.apply({"params": params["embedding"]}, inputs)
         params["backbone"] = self.backbone.init(key, h)["params"]
         if not self.tied:  # the layer of logits is made by its own call
-            params["embedding"] |= self._embedding.init(embed_key, h, method="logits")["params"]
+            out = self._embedding.init(embed_key, h, method="logits")["params"]
+            params["embedding"] = {**params["embedding"], **out}
         state = {"carried": self.backbone.empty(inputs.shape[0], 0)} if self.carried else {}
         return {"params": params, "state": state}
 
@@ -189,9 +190,7 @@ class Autoregressive(TokenModel):
         h, state = self._hidden(variables, tokens, state)
         return state, self.logits(variables, h[:, -1])
 
-    def step(
-        self, variables: Variables, state: State, token: Int[Array, " b"]
-    ) -> tuple[State, Float[Array, "b v"]]:
+    def step(self, variables: Variables, state: State, token: Int[Array, " b"]) -> tuple[State, Float[Array, "b v"]]:
         h, state = self._hidden(variables, token[:, None], state)
         return state, self.logits(variables, h[:, 0])
 
