@@ -40,7 +40,7 @@ presets = {
         optimizer=nanogpt,
         steps=2000,
         batch_size=12,
-        ema=0.0,
+        ema=0.98,
     ),
     "nanogpt_gpu": replace(
         experiment,
@@ -49,7 +49,7 @@ presets = {
         optimizer=nanogpt,
         steps=5000,
         batch_size=64,
-        ema=0.0,
+        ema=0.99,
         precision="bfloat16",
     ),
 }

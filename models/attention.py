@@ -19,12 +19,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 Tokens = Float[Array, "b t f"]
 Heads = Float[Array, "b t heads d"]
-Mask = Bool[Array, "b t s"]  # where a query t may look at a key s; of t, 1 stands for all
+Kept = Float[Array, "b s heads d"]
+Mask = Bool[Array, "_ _ s"]  # [B, T, S]: where a query may look at a key; of B and T, 1 stands for all
 # Keys and values. Heads are before tokens: what a head attends to is then one run of memory.
 Cache = tuple[Float[Array, "layers b heads length d"], Float[Array, "layers b heads length d"]]
 
 
-def attend(q: Heads, k: Heads, v: Float[Array, "b s heads d"], mask: Mask | None = None, causal: bool = False) -> Heads:
+def attend(q: Heads, k: Kept, v: Kept, mask: Mask | None = None, causal: bool = False) -> Heads:
     """Eq. (1). `causal`: a query looks at its own place and those before it; q and k are of equal length then.
 
     On a GPU in half precision this is cuDNN's fused kernel, where no mask is given.
@@ -111,12 +112,12 @@ class CrossAttention(nn.Module):
         self.kv = nn.Dense(2 * self.width, self.bias, dtype=self.dtype, kernel_init=self.kernel_init)
         self.out = nn.Dense(self.width, self.bias, dtype=self.dtype, kernel_init=self.out_init)
 
-    def read(self, memory: Float[Array, "b s f"]) -> tuple[Float[Array, "b s heads d"], Float[Array, "b s heads d"]]:
+    def read(self, memory: Float[Array, "b s f"]) -> tuple[Kept, Kept]:
         """Keys and values."""
         mixed = by_rows(self.kv, memory).astype(self.dtype or memory.dtype)
         k, v = jnp.split(mixed.reshape(*memory.shape[:2], 2 * self.heads, -1), 2, axis=2)
         return k, v
 
-    def __call__(self, x: Tokens, k: Heads, v: Heads, mask: Mask | None = None) -> Tokens:
+    def __call__(self, x: Tokens, k: Kept, v: Kept, mask: Mask | None = None) -> Tokens:
         q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
         return by_rows(self.out, attend(q, k, v, mask).reshape(x.shape))

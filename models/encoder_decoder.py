@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
 from models.backbone import State
-from models.language_model import Embedding, Logits, Reading, TokenModel, Tokens
+from models.language_model import Embedding, Logits, Reading, Started, TokenModel, Tokens
 from models.model import Batch, Condition, Variables
 from models.transformer import Transformer
 
@@ -114,8 +114,8 @@ class EncoderDecoder(TokenModel):
             raise ValueError("an encoder and decoder need a source to read: give `source` in the condition")
         return condition
 
-    def _started(self, tokens: Tokens) -> Tokens:
+    def _started(self, tokens: Tokens) -> Started:
         return jnp.pad(tokens, ((0, 0), (1, 0)), constant_values=self.tokens)
 
-    def _shifted(self, x: Tokens) -> Tokens:
+    def _shifted(self, x: Tokens) -> Started:
         return self._started(x[:, :-1])

@@ -23,7 +23,8 @@ from models.model import Batch, Condition, Model, Variables, class_rows, label_o
 from models.transformer import Transformer
 
 Tokens = Int[Array, "b t"]
-Logits = Float[Array, "b t v"]
+Started = Int[Array, "b _"]  # one longer, or shorter, than Tokens
+Logits = Float[Array, "b _ v"]
 
 
 class Embedding(nn.Module):
@@ -207,13 +208,13 @@ class LanguageModel(TokenModel):
         starts = self.num_classes + 1 if self.from_start else 0
         return Embedding(self.tokens, self.backbone.width, starts, self.tied, self.scaled, self.backbone.dtype)
 
-    def _started(self, tokens: Tokens, condition: Condition) -> Tokens:
+    def _started(self, tokens: Tokens, condition: Condition) -> Started:
         """Eq. (3)."""
         if not self.from_start:
             return tokens
         rows = class_rows(label_of(condition) if self.num_classes else None, tokens.shape[0], self.num_classes)
         return jnp.concatenate([self.tokens + rows[:, None].astype(tokens.dtype), tokens], axis=1)
 
-    def _shifted(self, batch: Batch) -> Tokens:
+    def _shifted(self, batch: Batch) -> Started:
         """What is read to predict the batch: all but its last token."""
         return self._started(batch["x"][:, :-1], batch)

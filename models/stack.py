@@ -1,7 +1,7 @@
 """A run of equal blocks as one `lax.scan` over stacked parameters, each block under `jax.checkpoint`.
 
-Compile time and the compiled program's size do not grow with depth. With checkpointing, the backward pass keeps one
-carry a block and recomputes the rest (Chen et al. 1604.06174).
+Compile time and the compiled program's size do not grow with depth, beyond a few blocks. With checkpointing, the
+backward pass keeps one carry a block and recomputes the rest (Chen et al. 1604.06174).
 """
 
 from collections.abc import Callable
@@ -15,6 +15,11 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
     "full": None,  # keep only the block's input
     "dots": jax.checkpoint_policies.dots_saveable,  # keep matrix products too
 }
+
+# Blocks a turn of the loop: between turns, what is kept for the gradient is copied into the loop's own arrays, a sixth
+# of a step of char_transformer on a CPU. With checkpointing 1, since XLA would merge the recomputation of a loop that
+# it has unrolled with the forward pass.
+UNROLLED = 4
 
 
 def checkpointed(function: Callable[..., Any], remat: str | None) -> Callable[..., Any]:
@@ -61,7 +66,8 @@ class Stack(nn.Module):
 
         body = checkpointed(body, self.remat)
         if self.depth > 1:
-            return jax.lax.scan(body, h, (params, dropout))
+            unroll = UNROLLED if self.remat in (None, "none") else 1
+            return jax.lax.scan(body, h, (params, dropout), unroll=min(unroll, self.depth))
         # A block that changes the shape of h cannot be a scan's carry; it is a run of one.
         h, _ = body(h, jax.tree.map(lambda leaf: leaf[0], (params, dropout)))
         return h, h[None]

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from models.attention import Attention, Cache, CrossAttention, Mask, Tokens, by_rows
+from models.attention import Attention, Cache, CrossAttention, Kept, Mask, Tokens, by_rows
 from models.backbone import Backbone, Lengths, Outputs, Sequence, State, within
 from models.stack import Stack
 
@@ -31,7 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu_tanh": nn.gelu,  # 1606.08415's approximation
     "relu_squared": lambda x: jnp.square(nn.relu(x)),
 }
-Crossed = tuple[Float[Array, "b s heads d"], Float[Array, "b s heads d"], Mask | None]  # keys, values, mask
+Crossed = tuple[Kept, Kept, Mask | None]  # keys, values, mask
 
 
 def sinusoids(places: Int[Array, " t"], width: int) -> Float[Array, "t {width}"]:
@@ -54,7 +54,7 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x: Tokens, train: bool = False) -> Tokens:
-        def dense(features: int, init: Any, name: str, y: Tokens) -> Tokens:
+        def dense(features: int, init: Any, name: str, y: Tokens) -> Float[Array, "b t _"]:
             return by_rows(nn.Dense(features, self.bias, dtype=self.dtype, kernel_init=init, name=name), y)
 
         y = dense(self.hidden, self.kernel_init, "up", x)
@@ -126,7 +126,7 @@ class Block(nn.Module):
         h = self._add(h, self.before_attention, attention, False)
         return self._rest(h, crossed, False), found[0]
 
-    def read(self, memory: Float[Array, "b s f"]) -> tuple[Float[Array, "b s heads d"], Float[Array, "b s heads d"]]:
+    def read(self, memory: Float[Array, "b s f"]) -> tuple[Kept, Kept]:
         """Keys and values of the encoder's outputs."""
         return self.cross_attention.read(memory)
 

@@ -22,7 +22,7 @@ from models.model import Condition, Model, Variables
 from samplers.sampler import Sampler
 from samplers.solver import Samples
 
-Tokens = Int[Array, "n t"]
+Tokens = Int[Array, "n _"]
 Logits = Float[Array, "n v"]
 
 
@@ -108,7 +108,7 @@ class Decoding(Sampler):
     def network_calls(self) -> None:
         return None
 
-    def choose(self, logits: Logits, keys: Key[Array, " n"], place: Int[Array, ""]) -> Int[Array, " n"]:
+    def choose(self, logits: Logits, keys: Key[Array, " n"], place: int | Int[Array, ""]) -> Int[Array, " n"]:
         """Eq. (1)–(3): the token at `place` of each sample."""
         if self.temperature == 0.0:
             return jnp.argmax(logits, axis=-1).astype(jnp.int32)

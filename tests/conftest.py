@@ -5,7 +5,14 @@ from pathlib import Path
 
 # Before jax is imported anywhere. Scripts that tests start as processes of their own get one device (see test_scripts).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# Most of a test's time is the compiler's: its programs run once, on tiny shapes, and need no optimising.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    ]
+)
 
 import jaxtyping
 

