@@ -39,6 +39,7 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--scale", choices=("tiny", "small", "paper"), default="tiny")
     parser.add_argument("--run", type=Path, help="a finished run of the scale's experiment, to be measured as it is")
+    parser.add_argument("--data", default="", help="a text file, for those that read text")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the pictures and the table")
     options = parser.parse_args()
     if options.list:
@@ -65,8 +66,11 @@ def main() -> None:
     if wanted is not None:
         ready = trained(options.run or made(wanted))
         print(f"run of {wanted}, step {ready.step}")
+    if options.data and not getattr(module, "TAKES_DATA", False):
+        raise UserError(f"{options.name} reads no text: it takes no --data")
+    own = {"data": options.data} if options.data else {}
     rows = []
-    for row in module.rows(options.scale, ready):
+    for row in module.rows(options.scale, ready, **own):
         rows.append(row)
         print("  ".join(f"{key} {show(value)}" for key, value in in_table(row).items()), flush=True)
     write(module, rows, options.out, options.name)

@@ -118,6 +118,12 @@ class CrossAttention(nn.Module):
         k, v = jnp.split(mixed.reshape(*memory.shape[:2], 2 * self.heads, -1), 2, axis=2)
         return k, v
 
+    def weights(self, x: Tokens, k: Kept, mask: Mask | None = None) -> Float[Array, "b heads t s"]:
+        """Where each query looks: the softmax of eq. (1), for pictures."""
+        q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
+        scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
+        return jax.nn.softmax(scores if mask is None else jnp.where(mask[:, None], scores, -1e30), axis=-1)
+
     def __call__(self, x: Tokens, k: Kept, v: Kept, mask: Mask | None = None) -> Tokens:
         q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
         return by_rows(self.out, attend(q, k, v, mask).reshape(x.shape))

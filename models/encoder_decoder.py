@@ -68,6 +68,10 @@ class EncoderDecoder(TokenModel):
         h = self._decode(variables, self._started(tokens), self.encode(variables, told), told)
         return self.logits(variables, h)
 
+    def embed(self, variables: Variables, x: Tokens) -> Float[Array, "b _ f"]:
+        """What the decoder reads to predict x."""
+        return self._embedding.apply({"params": variables["params"]["embedding"]}, self._shifted(x))  # type: ignore[return-value]
+
     def encode(self, variables: Variables, told: Batch, key: Key[Array, ""] | None = None) -> Memory:
         """Eq. (1)."""
         params = variables["params"]

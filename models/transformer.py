@@ -126,6 +126,15 @@ class Block(nn.Module):
         h = self._add(h, self.before_attention, attention, False)
         return self._rest(h, crossed, False), found[0]
 
+    def looks(
+        self, h: Tokens, memory: Float[Array, "b s f"], mask: Mask | None = None
+    ) -> tuple[Tokens, Float[Array, "b heads t s"]]:
+        """As a call without `train`, and where the attention to the encoder's outputs looks."""
+        after = self._add(h, self.before_attention, self.attention, False)
+        k, v = self.cross_attention.read(memory)
+        weights = self.cross_attention.weights(self.before_cross(after) if self.order == "pre" else after, k, mask)
+        return self._rest(after, (k, v, mask), False), weights
+
     def read(self, memory: Float[Array, "b s f"]) -> tuple[Kept, Kept]:
         """Keys and values of the encoder's outputs."""
         return self.cross_attention.read(memory)
@@ -183,14 +192,11 @@ class Transformer(Backbone):
     ) -> tuple[Outputs, State]:
         """`memory`: an encoder's outputs; with a state it is not asked for, see `remember`."""
         self._check(h)
-        steps = h.shape[1]
-        index = state["index"] if state else 0
+        steps, index = h.shape[1], state["index"] if state else 0
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         if self.positions == "learned":
-            table = self.param("positions", nn.initializers.normal(0.02), (self.context, self.width))
-            h = h + jax.lax.dynamic_slice_in_dim(table, index, steps)[None]
-        elif self.positions == "sinusoidal":
-            h = h + sinusoids(index + jnp.arange(steps), self.width)[None]
+            self.param("positions", nn.initializers.normal(0.02), (self.context, self.width))
+        h = self._placed(h, index)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
         block, layers = self._block(), Stack(self._block(), self.depth, self.remat, name="layers")
         if state is None:
@@ -223,12 +229,30 @@ class Transformer(Backbone):
         zeros = jnp.zeros(shape, self.dtype or jnp.float32)
         return {"keys": zeros, "values": zeros, "index": jnp.zeros((), jnp.int32)}
 
+    def looks(
+        self, h: Sequence, memory: Float[Array, "b s f"], mask: Mask | None = None
+    ) -> Float[Array, "layers b heads t s"]:
+        """Where every layer's attention to the encoder's outputs looks; called under `apply`."""
+        params = self.variables["params"]["layers"]["blocks"]
+        step = lambda h, p: self._block().apply({"params": p}, h, memory, mask, method="looks")  # noqa: E731
+        weights: Any = jax.lax.scan(step, self._placed(h, 0), params)[1]
+        return weights
+
     def remember(self, state: State, memory: Float[Array, "b s f"], lengths: Lengths | None = None) -> State:
         """The state with every layer's keys and values of an encoder's outputs in it; called under `apply`."""
         params = self.variables["params"]["layers"]["blocks"]
         read = lambda p: self._block().apply({"params": p}, memory, method="read")  # noqa: E731
         shown = {} if lengths is None else {"shown": within(lengths, memory.shape[1])[None]}
         return state | {"crossed": jax.lax.map(read, params)} | shown
+
+    def _placed(self, h: Sequence, index: int | Int[Array, ""]) -> Sequence:
+        """Eq. (4), for vectors at `index` and behind it."""
+        steps = h.shape[1]
+        if self.positions == "learned":
+            return h + jax.lax.dynamic_slice_in_dim(self.variables["params"]["positions"], index, steps)[None]
+        if self.positions == "sinusoidal":
+            return h + sinusoids(index + jnp.arange(steps), self.width)[None]
+        return h
 
     def _block(self) -> Block:
         return Block(

@@ -1,8 +1,8 @@
 """What a reproduction is: rows that are measured, and a figure drawn from the rows alone.
 
 A module of this folder holds `SCALES` (scale → name of the experiment it trains, or None where the density is exact or
-`rows` makes several runs of its own by `made`), `rows(scale, trained)` and `draw(rows, figure)`, and where it moves
-`animation(rows)`, its frames. What a row holds as an array is for the figure and is left out of the table. Its
+`rows` makes several runs of its own by `made`), `rows(scale, trained)` and `draw(rows, figure)`, where it moves
+`animation(rows)`, its frames, and where it reads a text file `TAKES_DATA`: `rows` is then given its path as `data`. What a row holds as an array is for the figure and is left out of the table. Its
 docstring's first line is what `--list` prints.
 """
 

@@ -1,0 +1,178 @@
+"""Sequence models beside PyTorch, decoding with a cache and without, cross-entropy over a large vocabulary.
+
+    python benchmarks/sequences.py [train] [decode] [cross_entropy] [--rounds 9]
+
+Training is the whole step: forward, backward, clipping, Adam. Sides take turns; medians and quartiles. PyTorch is
+eager, its transformer benchmarks/nanogpt.py's and its LSTM `torch.nn.LSTM`.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import Timed, interleaved, quartiles
+from losses.sequence import NextToken, token_cross_entropy
+from models.language_model import LanguageModel
+from models.rnn import LSTM
+from models.transformer import Transformer
+from samplers.autoregressive import Decoding
+from training.optimizer import Optimizer
+from training.startup import start
+from training.state import initial_state
+from training.step import make_train_step
+
+VOCABULARY, STEPS = 256, 128
+GPT2 = Transformer(width=256, depth=4, heads=4, context=STEPS, positions="learned", bias=False)
+MODELS = {
+    "transformer, 4 layers of 256": (LanguageModel(backbone=GPT2, vocabulary=VOCABULARY), 16),
+    "LSTM of 512": (LanguageModel(backbone=LSTM(width=512), vocabulary=VOCABULARY, tied=False), 32),
+}
+
+
+def our_step(model: LanguageModel, x: np.ndarray) -> Timed:
+    batch = {"x": jnp.asarray(x, jnp.int32)}
+    optimizer = Optimizer(learning_rate=1e-3).build(1000)
+    state = jax.jit(lambda key: initial_state(model, optimizer, key, batch))(jax.random.key(0))
+    step = make_train_step(model, NextToken(), optimizer, seed=0, ema=0.99)
+    compiled = jax.jit(step, donate_argnums=0).lower(state, batch).compile()
+    held = [state]
+
+    def once() -> None:
+        held[0], metrics = compiled(held[0], batch)
+        jax.block_until_ready(metrics)
+
+    return once
+
+
+def torch_step(model: LanguageModel, x: np.ndarray) -> Timed:
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    from benchmarks.nanogpt import GPT
+
+    class Net(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.table, self.out = nn.Embedding(VOCABULARY, width), nn.Linear(width, VOCABULARY)
+            self.lstm = nn.LSTM(width, width, batch_first=True)
+
+        def forward(self, x: Any) -> Any:
+            return self.out(self.lstm(self.table(x))[0])
+
+    backbone: Any = model.backbone
+    transformer = isinstance(backbone, Transformer)
+    net = GPT(VOCABULARY, backbone.width, backbone.depth, backbone.heads, STEPS) if transformer else Net(backbone.width)
+    adam, tokens = torch.optim.AdamW(net.parameters(), lr=1e-3), torch.tensor(x).long()
+
+    def once() -> None:
+        logits = net(tokens[:, :-1])
+        loss = functional.cross_entropy(logits.reshape(-1, VOCABULARY), tokens[:, 1:].reshape(-1))
+        adam.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        adam.step()
+        loss.item()
+
+    return once
+
+
+def training(rounds: int) -> None:
+    rng = np.random.default_rng(0)
+    for name, (model, size) in MODELS.items():
+        x = rng.integers(0, VOCABULARY, (size, STEPS + 1))
+        seconds = interleaved([our_step(model, x), torch_step(model, x)], rounds)
+        ours, theirs = np.median(seconds, axis=0)
+        tokens = size * STEPS
+        print(f"{name}, {size} sequences of {STEPS}: tokens/s {tokens / ours:,.0f}, {tokens / theirs:,.0f} in PyTorch")
+        print(f"    a step {quartiles(1e3 * seconds[:, 0])} ms here, {quartiles(1e3 * seconds[:, 1])} ms in PyTorch")
+        print(f"    ours over PyTorch's time: x{np.median(seconds[:, 0] / seconds[:, 1]):.2f}")
+
+
+def whole(model: LanguageModel, variables: Any, keys: Any, prompt: Any, total: int) -> Any:
+    """Decoding without a cache: the whole sequence is read anew for every token."""
+    x = jnp.pad(prompt, ((0, 0), (0, total - prompt.shape[1])))
+
+    def step(x: Any, place: Any) -> tuple[Any, None]:
+        logits = model.apply(variables, x)
+        own = jax.lax.dynamic_index_in_dim(logits, place - 1, 1, keepdims=False)
+        token = Decoding().choose(own, keys, place)
+        return jax.lax.dynamic_update_index_in_dim(x, token, place, 1), None
+
+    return jax.lax.scan(step, x, jnp.arange(prompt.shape[1], total))[0]
+
+
+def decoding(rounds: int) -> None:
+    net, total, size = GPT2.clone(context=0, positions="rotary"), 256, 8
+    model = LanguageModel(backbone=net, vocabulary=VOCABULARY)
+    prompt, keys = jnp.zeros((size, 1), jnp.int32), jax.random.split(jax.random.key(0), size)
+    variables = jax.jit(model.init)(jax.random.key(0), {"x": jnp.zeros((size, total), jnp.int32)})
+    cached = jax.jit(lambda v: Decoding(length=total)(model, v, keys, {"prompt": prompt}, (total,)).x)
+    naive = jax.jit(lambda v: whole(model, v, keys, prompt, total))
+    same = float(np.mean(np.asarray(cached(variables)) == np.asarray(naive(variables))))
+    runs = [lambda f=f: jax.block_until_ready(f(variables)) for f in (cached, naive)]
+    seconds = np.median(interleaved(runs, max(3, rounds // 3)), axis=0)
+    rates = size * (total - 1) / seconds
+    print(f"{size} samples of {total} tokens: {rates[0]:,.0f} tokens/s with a cache, {rates[1]:,.0f} without: ", end="")
+    print(f"x{rates[0] / rates[1]:.1f} ({100 * same:.1f} % of tokens alike)")
+    print("ms a token at a place     with a cache of 2048   reading all of it again")
+    step, apply = jax.jit(model.step, donate_argnums=1), jax.jit(lambda v, x: model.apply(v, x)[:, -1])
+    for place in (64, 128, 256, 512, 1024, 2047):
+        state, _ = jax.jit(model.prefill, static_argnums=2)(variables, jnp.zeros((1, place), jnp.int32), 2048)
+        held, token, x = [state], jnp.zeros((1,), jnp.int32), jnp.zeros((1, place + 1), jnp.int32)
+
+        def once(held: list[Any] = held, token: Any = token, place: int = place) -> None:
+            held[0] = {**held[0], "index": jnp.asarray(place, jnp.int32)}
+            held[0], logits = step(variables, held[0], token)
+            jax.block_until_ready(logits)
+
+        again: Callable[[], Any] = lambda x=x: jax.block_until_ready(apply(variables, x))
+        seconds = 1e3 * np.median(interleaved([once, again], 3 * rounds), axis=0)
+        print(f"{place:6}                    {seconds[0]:8.2f}               {seconds[1]:8.2f}")
+
+
+def cross_entropy(rounds: int) -> None:
+    size, steps, width, vocabulary = 4, 512, 256, 50_257
+    h = jax.random.normal(jax.random.key(0), (size, steps, width))
+    table = 0.02 * jax.random.normal(jax.random.key(1), (vocabulary, width))
+    targets = jax.random.randint(jax.random.key(2), (size, steps), 0, vocabulary)
+    compiled = {}
+    for name, places in {"whole": 0, "in runs of 64 places": 64}.items():
+        loss = lambda h, table, places=places: jnp.mean(
+            token_cross_entropy(lambda h: h @ table.T, h, targets, 0.0, places)[1]
+        )
+        compiled[name] = jax.jit(jax.grad(loss, (0, 1))).lower(h, table).compile()
+    found = [f(h, table) for f in compiled.values()]
+    gap = max(float(jnp.abs(a - b).max() / jnp.abs(a).max()) for a, b in zip(*found, strict=True))
+    runs = [lambda f=f: jax.block_until_ready(f(h, table)) for f in compiled.values()]
+    seconds = np.median(interleaved(runs, max(3, rounds // 3)), axis=0)
+    for (name, f), time in zip(compiled.items(), seconds, strict=True):
+        memory = f.memory_analysis().temp_size_in_bytes / 2**20
+        print(f"gradient of {size * steps} tokens over {vocabulary:,}, {name:22} {memory:8.0f} MiB  {time:.2f} s")
+    print(f"largest difference of the gradients, over the largest entry: {gap:.1e}")
+
+
+PARTS = {"train": training, "decode": decoding, "cross_entropy": cross_entropy}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all by default")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    start()
+    print(f"{jax.devices()[0].device_kind}, float32")
+    for part in options.parts or PARTS:
+        PARTS[part](options.rounds)
+
+
+if __name__ == "__main__":
+    main()

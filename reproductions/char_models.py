@@ -1,0 +1,77 @@
+"""Held-out loss against seconds of training, characters: an RNN, an LSTM, a GRU and the transformer that replaced them.
+
+Each is its experiment of the folder (char_rnn, char_lstm, char_gru, char_transformer) as it stands, of about the same
+seconds on two CPU cores, on one text: `--data FILE`, or by default the sources of Python's library. What is measured on
+the way, on the first held-out windows, is not counted; at the end each writes.
+"""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from metrics.metric import Evaluation
+from metrics.token_likelihood import TokenLikelihood
+from reproductions.reproduction import Row, Trained
+from training.cli import load_experiment
+from training.mesh import put_batch
+from training.plan import Plan, pinned
+
+SCALES = {"tiny": None}
+TAKES_DATA = True
+NAMES = ("char_rnn", "char_lstm", "char_gru", "char_transformer")
+TIMES = 12  # measurements of each run
+WINDOWS, ALL = 300, 10_000  # measured on the way, and at the end
+TINY = False  # the experiments' tiny forms
+SIZE = (8, 4.4)
+
+
+def curve(name: str, data: str) -> tuple[np.ndarray, np.ndarray, dict[str, float], str]:
+    """Seconds and nats a character on the way, the measurement at the end, and what the run writes."""
+    experiment = load_experiment(name, tiny=TINY)
+    experiment = pinned(replace(experiment, data=replace(experiment.data, path=data)))
+    began = time.perf_counter()
+    plan = Plan(experiment)
+    state, spent = plan.initial(), 0.0
+    seconds, nats = [], []
+
+    def measured(windows: int) -> dict[str, float]:
+        variables = {"params": state.average, "state": state.model}
+        evaluation = Evaluation(plan.model, variables, experiment.data, lambda n: np.zeros((n, 1)))
+        return TokenLikelihood(examples=windows, batch_size=100)(evaluation)
+
+    every = max(1, experiment.steps // TIMES)
+    for step in range(1, experiment.steps + 1):
+        state, metrics = plan.train_step(state, put_batch(plan.batches[step - 1], plan.batch_sharding))
+        jax.block_until_ready(metrics)
+        if step % every == 0 or step == experiment.steps:
+            spent += time.perf_counter() - began
+            seconds.append(spent)
+            nats.append(measured(WINDOWS)["nats_per_token"])
+            began = time.perf_counter()
+    text = experiment.data.decode(plan.samples(state, 1)[0])
+    return np.asarray(seconds), np.asarray(nats), measured(ALL), text
+
+
+def rows(scale: str, trained: Trained | None, data: str = "") -> Iterator[Row]:
+    for name in NAMES:
+        seconds, nats, last, text = curve(name, data)
+        row: Row = {"experiment": name, "seconds": float(seconds[-1]), "nats": last["nats_per_token"]}
+        row |= {"bits per character": last["bits_per_token"], "perplexity": last["perplexity"]}
+        yield row | {"times": seconds, "losses": nats, "text": np.asarray(text)}
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    axes = figure.subplots()
+    for row in rows:
+        axes.plot(row["times"], row["losses"], marker=".", label=f"{row['experiment']}, {row['nats']:.3f} at the end")
+    axes.set(xlabel="seconds of training, compilation included", ylabel="held-out nats a character")
+    axes.legend()
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        yield f"--- {row['experiment']} writes:\n{str(row['text'])[:400]}"
