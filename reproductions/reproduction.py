@@ -2,8 +2,9 @@
 
 A module of this folder holds `SCALES` (scale → name of the experiment it trains, or None where the density is exact or
 `rows` makes several runs of its own by `made`), `rows(scale, trained)` and `draw(rows, figure)`, where it moves
-`animation(rows)`, its frames, and where it reads a text file `TAKES_DATA`: `rows` is then given its path as `data`. What a row holds as an array is for the figure and is left out of the table. Its
-docstring's first line is what `--list` prints.
+`animation(rows)`, its frames, and where it reads a text file `TAKES_DATA`: `rows` is then given its path as `data`.
+What a row holds as an array is for the figure and is left out of the table. Its docstring's first line is what `--list`
+prints.
 """
 
 import importlib

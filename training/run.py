@@ -159,7 +159,7 @@ def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> di
     """
     classes = getattr(model, "num_classes", 0)
     label = {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else {}
-    return (data.condition(n, first) | label) or None
+    return (jax.tree.map(jnp.asarray, data.condition(n, first)) | label) or None
 
 
 def usable(model: Model, variables: Variables) -> None:
