@@ -82,6 +82,22 @@ def sampler_of_ones_own(arguments: list[str]) -> str | None:
     return take(arguments, "--sampler", has_value=True)
 
 
+def exchanged(sampler: Any, arguments: list[str]) -> Any:
+    """The run's sampler, or another of the house by `--sampler NAME`, where it has no solver that this would name."""
+    from samplers.sampler import Sampler
+    from training import config
+    from training.cli import take
+
+    name = None if hasattr(sampler, "solver") else take(arguments, "--sampler", has_value=True)
+    if name is None:
+        return sampler
+    members = config.options(Sampler)
+    cls = {config.plain(key): cls for key, cls in members.items()}.get(config.plain(name))
+    if cls is None:
+        raise UserError(f"--sampler {name}: no Sampler of that name{config.nearest(name, members)}")
+    return cls()
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     if "--list-samplers" in arguments:
@@ -116,6 +132,7 @@ def main() -> None:
         if not hasattr(default, "solver"):
             raise UserError(f"{folder} is no diffusion run: it is not drawn from by {name}")
         default = dataclasses.replace(default, solver=own.load(name)())
+    default = exchanged(default, arguments)
     chosen = parse(options(default), arguments, f"sample.py {folder}", USAGE)
     if chosen.n < 1 or chosen.batch_size < 1:
         raise UserError(f"--n and --batch-size must be at least 1, got {chosen.n} and {chosen.batch_size}")

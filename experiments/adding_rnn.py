@@ -20,7 +20,7 @@ experiment = Experiment(
     loss=SquaredError(),
     metrics=(MeanSquaredError(),),
     optimizer=Optimizer(learning_rate=2e-3, warmup=50, decay="cosine"),
-    steps=4000,
+    steps=6000,
     batch_size=64,
     ema=0.99,
 )

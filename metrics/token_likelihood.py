@@ -11,7 +11,7 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key
+from jaxtyping import Array, Int, Key
 
 from data.image_tokens import ImageTokens
 from metrics.examples import OverExamples
@@ -23,8 +23,11 @@ from models.language_model import TokenModel
 class TokenLikelihood(OverExamples):
     """Eq. (1)–(3) of a split, with the standard error of (1) over examples; those of `train` end in `_of_train`.
 
-    Of a text in windows every window begins afresh, so that its first tokens are told little.
+    Of a text in windows every window begins afresh, so that its first tokens are told little; a recurrent network that
+    was trained with a carried state is read over many windows as one.
     """
+
+    join: int = 1  # consecutive windows of a text that are read as one
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         model = evaluation.model
@@ -36,6 +39,8 @@ class TokenLikelihood(OverExamples):
             return jnp.sum(model.log_probs(variables, batch), axis=1), jnp.sum(seen.weight, axis=1)
 
         arrays = evaluation.data.arrays(self.split, self.examples)
+        if self.join != 1:
+            arrays = {"x": joined(arrays["x"], self.join)}
         log_prob, count = (np.asarray(found, np.float64) for found in self.over(sums, evaluation, arrays))
         nats = -log_prob.sum() / count.sum()
         error = np.std(-log_prob - nats * count, ddof=1) / (np.sqrt(len(count)) * count.mean())
@@ -49,3 +54,16 @@ class TokenLikelihood(OverExamples):
         }
         end = "_of_train" if self.split == "train" else ""
         return {name + end: float(value) for name, value in numbers.items()}
+
+
+def joined(x: Int[np.ndarray, "n t"], count: int) -> Int[np.ndarray, "m _"]:
+    """Windows of a text, so many of them as one: each begins with the token that the one before it ended with.
+
+    Raises:
+      ValueError: they do not, or are fewer.
+    """
+    rows = len(x) // max(count, 1)
+    if count < 1 or not rows or np.any(x[:-1, -1] != x[1:, 0]):
+        raise ValueError(f"join={count} is of consecutive windows of a text, of which there must be as many")
+    whole = x[: rows * count].reshape(rows, count, -1)
+    return np.concatenate([whole[:, :, :-1].reshape(rows, -1), whole[:, -1, -1:]], axis=1)

@@ -41,7 +41,9 @@ def curve(name: str, data: str) -> tuple[np.ndarray, np.ndarray, dict[str, float
     def measured(windows: int) -> dict[str, float]:
         variables = {"params": state.average, "state": state.model}
         evaluation = Evaluation(plan.model, variables, experiment.data, lambda n: np.zeros((n, 1)))
-        return TokenLikelihood(examples=windows, batch_size=100)(evaluation)
+        own = experiment.metrics[0]
+        assert isinstance(own, TokenLikelihood)
+        return replace(own, examples=windows)(evaluation)
 
     every = max(1, experiment.steps // TIMES)
     for step in range(1, experiment.steps + 1):

@@ -14,7 +14,7 @@ from data.dataset import Dataset
 from losses.sequence import NextToken, token_cross_entropy
 from metrics.exact_match import ExactMatch
 from metrics.metric import Evaluation
-from metrics.token_likelihood import TokenLikelihood
+from metrics.token_likelihood import TokenLikelihood, joined
 from models.encoder_decoder import EncoderDecoder
 from models.language_model import LanguageModel
 from models.rnn import GRU, LSTM, RNN
@@ -340,3 +340,13 @@ def test_prompts_that_fit_nothing(sampler, prompt, message):
     variables, _ = case(model)
     with pytest.raises(ValueError, match=message):
         sampler(model, variables, KEYS[:3], {"prompt": jnp.zeros((3, prompt), jnp.int32)}, (20,))
+
+
+def test_windows_are_joined():
+    text = np.arange(21)
+    windows = np.stack([text[i : i + 5] for i in range(0, 20, 4)])  # five windows
+    np.testing.assert_array_equal(joined(windows, 2), [text[:9], text[8:17]])
+    np.testing.assert_array_equal(joined(windows, 5), [text])
+    for wrong, count in ((windows, 6), (windows + np.arange(5)[:, None], 2), (windows, 0)):
+        with pytest.raises(ValueError, match="consecutive windows"):
+            joined(wrong, count)

@@ -5,7 +5,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from training.cli import experiment_names, load_experiment, parse
+from training.cli import experiment_names, load_experiment, parse, take
 from training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,10 +26,9 @@ def test_the_commands_settings_exist():
     assert len(commands) >= 2
     for name, arguments in commands:
         flags = [a for a in shlex.split(arguments) if a not in ("--help",)]
-        if "--workdir" in flags:
-            at = flags.index("--workdir")
-            del flags[at : at + 2]
-        parse(load_experiment(name), flags, "train.py")
+        take(flags, "--workdir", has_value=True)
+        preset = take(flags, "--preset", has_value=True)
+        parse(load_experiment(name, preset=preset), flags, "train.py")
 
 
 def test_every_file_and_folder_named_is_there():

@@ -44,6 +44,11 @@ def test_a_run_holds_its_alphabet_and_writes_on_from_a_prompt(run, text, tmp_pat
     assert all(sample.startswith("the river") for sample in samples)
     assert np.load(tmp_path / "samples.npz")["x"].shape == (2, 60)
     assert "2 samples from step 20: 51 tokens" in out
+    code, out, err = finish(
+        "sample.py", str(run), "--sampler", "beam_search", "--beams", "2", "--n", "1", "--length", "9"
+    )
+    assert code == 0, err
+    assert "1 samples from step 20: 8 tokens" in out
 
 
 def test_mistakes_with_a_run(run):
@@ -52,7 +57,8 @@ def test_mistakes_with_a_run(run):
         (("--prompt", "the river", "--length", "9"), "a sample of 9 tokens has no room behind a prompt of 9"),
         (("--prompt", ""), "nothing can be predicted from nothing"),
         (("--top-p", "0"), "top_p=0.0 in (0, 1]"),
-        (("--sampler", "ddim"), "--sampler"),
+        (("--sampler", "beam"), "no Sampler of that name; did you mean beam_search"),
+        (("--sampler", "diffusion"), "the diffusion sampler needs a Denoiser, got LanguageModel"),
     ):
         code, _, err = finish("sample.py", str(run), *arguments)
         assert code == 2, arguments
