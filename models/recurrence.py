@@ -1,7 +1,9 @@
 """A scan over time whose weights' gradients are one matrix product each.
 
-    (1)  (h_t, o_t) = cell(x_t, h_{t−1}),  in which weights U are met only as p_t = y_t·U, y_t any function of h_{t−1}
-    (2)  ∂L/∂U = Σ_t y_tᵀ·p̄_t = Yᵀ·P̄,  p̄_t = ∂L/∂p_t,  Y and P̄ all y_t and p̄_t as rows     back-propagation through time
+    (1)  (h_t, o_t) = cell(x_t, h_{t−1}),  in which weights U are met only as p_t = y_t·U + a_t, y_t a function of
+         h_{t−1} and a_t known for all t beforehand
+    (2)  ∂L/∂U = Σ_t y_tᵀ·p̄_t = Yᵀ·P̄,  p̄_t = ∂L/∂p_t = ∂L/∂a_t,  Y and P̄ all y_t and p̄_t as rows
+                                                                                       back-propagation through time
 
 Differentiating a scan adds y_tᵀ·p̄_t to an array of U's size at every step, and multiplies by Uᵀ read column by column.
 Here the backward scan finds p̄_t alone, by a Uᵀ that is laid out once, and the sum over time is the one product of (2):
@@ -19,7 +21,8 @@ from jaxtyping import Array, Float
 from models.stack import checkpointed
 
 Weights = Mapping[str, Float[Array, "f g"]]
-Multiply = Callable[[str, Float[Array, "b f"]], Float[Array, "b g"]]  # multiply(name, y) = y·U of that name
+Added = Mapping[str, Float[Array, "t b g"]]
+Multiply = Callable[[str, Float[Array, "b f"]], Float[Array, "b g"]]  # multiply(name, y) = y·U + a of that name
 Cell = Callable[[Multiply, Any, Any, Any], tuple[Any, Any]]  # cell(multiply, params, carry, x) → (carry, output)
 
 
@@ -41,48 +44,49 @@ _product.defvjp(_product_forward, _product_backward)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def recur(cell: Cell, params: Any, weights: Weights, carry: Any, xs: Any) -> tuple[Any, Any]:
-    """`lax.scan` of a cell over the leading axis of xs: the last carry, and all outputs stacked.
+def recur(cell: Cell, params: Any, weights: Weights, carry: Any, xs: tuple[Any, Added]) -> tuple[Any, Any]:
+    """`lax.scan` of a cell over time: the last carry, and all outputs stacked.
 
     Args:
-      cell: eq. (1); may call `multiply` once for each name of `weights`. It must be a function without arrays of its
-        own: what else it needs is in `params`, and is differentiated as in any scan.
+      cell: eq. (1); calls `multiply` once for each name of `weights`. It must be a function without arrays of its own:
+        what else it needs is in `params`, and is differentiated as in any scan.
+      xs: x_t, any tree, and a_t by the weights' names, stacked on the leading axis.
     """
-    return jax.lax.scan(lambda c, x: cell(lambda name, y: y @ weights[name], params, c, x), carry, xs)
+
+    def body(carry: Any, row: Any) -> tuple[Any, Any]:
+        x, added = row
+        return cell(lambda name, y: y @ weights[name] + added[name], params, carry, x)
+
+    return jax.lax.scan(body, carry, xs)
 
 
 def _forward(cell: Cell, params: Any, weights: Weights, carry: Any, xs: Any) -> tuple[Any, Any]:
-    steps = jax.tree.leaves(xs)[0].shape[0]
     transposed = {name: jnp.array(u.T) for name, u in weights.items()}
 
-    def run(params: Any, carry: Any, xs: Any, nothing: Any) -> tuple[Any, Any]:
-        """`nothing` is added to every p_t: its cotangent is P̄."""
-
+    def run(params: Any, carry: Any, xs: Any) -> tuple[Any, Any]:
         def body(carry: Any, row: Any) -> tuple[Any, Any]:
-            x, zero = row
+            x, added = row
             met: dict[str, Any] = {}
 
             def multiply(name: str, y: Any) -> Any:
                 met[name] = y
-                return _product(y, weights[name], transposed[name]) + zero[name]
+                return _product(y, weights[name], transposed[name]) + added[name]
 
             carry, output = cell(multiply, params, carry, x)
             return carry, (output, met)
 
-        carry, (outputs, met) = jax.lax.scan(body, carry, (xs, nothing))
+        carry, (outputs, met) = jax.lax.scan(body, carry, xs)
         return (carry, outputs), met
 
-    rows = jax.tree.leaves(carry)[0].shape[0]
-    nothing = {name: jnp.zeros((steps, rows, u.shape[1]), u.dtype) for name, u in weights.items()}
-    result, pullback, met = jax.vjp(run, params, carry, xs, nothing, has_aux=True)
+    result, pullback, met = jax.vjp(run, params, carry, xs, has_aux=True)
     return result, (pullback, met)
 
 
 def _backward(cell: Cell, residuals: Any, cotangent: Any) -> tuple[Any, Any, Any, Any]:
     pullback, met = residuals
-    params, carry, xs, products = pullback(cotangent)
+    params, carry, xs = pullback(cotangent)
     rows = lambda y: y.reshape(-1, y.shape[-1])  # noqa: E731
-    return params, {name: rows(y).T @ rows(products[name]) for name, y in met.items()}, carry, xs
+    return params, {name: rows(y).T @ rows(xs[1][name]).astype(y.dtype) for name, y in met.items()}, carry, xs
 
 
 recur.defvjp(_forward, _backward)
@@ -93,7 +97,7 @@ def over_time(
     params: Any,
     weights: Weights,
     carry: Any,
-    xs: Any,
+    xs: tuple[Any, Added],
     *,
     reverse: bool = False,
     chunk: int = 0,

@@ -16,6 +16,7 @@ direction begins there. All x_t·W are one product ahead of the scan (models/rec
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -27,6 +28,7 @@ from models.backbone import Backbone, Lengths, Outputs, Sequence, State, within
 from models.recurrence import Multiply, over_time
 
 Carry = dict[str, Float[Array, "b h"]]
+Total = Callable[[str, Float[Array, "b h"]], Float[Array, "b g"]]
 EPSILON = 1e-5  # of layer norm
 
 
@@ -95,34 +97,42 @@ class Recurrent(Backbone):
         dtype = jnp.dtype(self.dtype or x.dtype)
         # PyTorch's initial draw: with 1/√hidden on both sides, gates begin near the middle of their range.
         uniform = lambda key, shape: jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) * hidden**-0.5  # noqa: E731
-        wide = self.GATES * hidden
+        wide, ones = self.GATES * hidden, nn.initializers.ones
         w = self.param(f"{name}_kernel", uniform, (x.shape[-1], wide))
-        u = self.param(f"{name}_recurrent_kernel", uniform, (hidden, wide))
-        params = {}
-        for extra, shape in self.extras().items():
-            first = nn.initializers.zeros if extra == "bias_after" else nn.initializers.ones
-            params[extra] = self.param(f"{name}_{extra}", first, shape)
+        u = self.weights(self.param(f"{name}_recurrent_kernel", uniform, (hidden, wide)))
         mixed = (x.reshape(-1, x.shape[-1]).astype(dtype) @ w.astype(dtype)).reshape(*x.shape[:2], wide)
-        mixed = mixed.astype(x.dtype)
+        mixed, params = mixed.astype(x.dtype), {}
         if self.layer_norm:
-            scale = self.param(f"{name}_input_scale", nn.initializers.ones, (wide,))
-            mixed = _normal(mixed, scale, self.GATES)
+            mixed = _normal(mixed, self.param(f"{name}_input_scale", ones, (wide,)), self.GATES)
+            scales = {f"{part}_scale": kernel.shape[1:] for part, kernel in u.items()}
+            if "c" in self.CARRY:
+                scales["carry_scale"] = (hidden,)
+            params = {key: self.param(f"{name}_{key}", ones, shape) for key, shape in scales.items()}
         mixed = mixed + self.param(f"{name}_bias", self.bias)[None, None]
+        terms, rest = self.terms(name, mixed)
 
         def cell(multiply: Multiply, params: Any, carry: Carry, row: Any) -> tuple[Carry, Any]:
-            seen, here = row
-            product = lambda name, y: multiply(name, y.astype(dtype)).astype(x.dtype)  # noqa: E731
-            new = self.cell(product, params, carry, seen)
+            rest, own, here = row
+
+            def total(part: str, y: Any) -> Any:
+                product = multiply(part, y.astype(dtype))
+                if not self.layer_norm:
+                    return product
+                return own[part] + _normal(product, params[f"{part}_scale"], product.shape[-1] // hidden)
+
+            new = self.cell(total, params, carry, rest)
             if here is None:
                 return new, new["h"]
             return jax.tree.map(lambda a, b: jnp.where(here, a, b), new, carry), jnp.where(here, new["h"], 0.0)
 
+        # What is normalised before it is added is added by the cell; else it is added as the product is made.
+        added = jax.tree.map(jnp.zeros_like, terms) if self.layer_norm else terms
         return over_time(
             cell,
             params,
-            {gate: kernel.astype(dtype) for gate, kernel in self.weights(u).items()},
+            {part: kernel.astype(dtype) for part, kernel in u.items()},
             carry,
-            (mixed, valid),
+            ((rest, terms if self.layer_norm else None, valid), added),
             reverse=name.startswith("backwards"),
             chunk=self.chunk,
             remat=self.remat,
@@ -137,18 +147,13 @@ class Recurrent(Backbone):
         """U, in the parts by which a cell multiplies."""
         return {"u": u}
 
-    def extras(self) -> dict[str, tuple[int, ...]]:
-        """Other parameters of a layer, and their shapes: scales begin at one, `bias_after` at zero."""
-        return {"recurrent_scale": (self.GATES * self.hidden,)} if self.layer_norm else {}
+    def terms(self, name: str, mixed: Float[Array, "t b g"]) -> tuple[dict[str, Float[Array, "t b _"]], Any]:
+        """Of all x_t·W + b: what is added to each product, and the rest."""
+        return {"u": mixed}, None
 
     @abstractmethod
-    def cell(self, multiply: Multiply, params: Any, carry: Carry, x: Float[Array, "b g"]) -> Carry:
-        """One step; x has x_t·W + b in it."""
-
-    def recurrent(self, multiply: Multiply, params: Any, y: Float[Array, "b h"]) -> Float[Array, "b g"]:
-        """y·U, normalised where that is asked for."""
-        product = multiply("u", y)
-        return _normal(product, params["recurrent_scale"], self.GATES) if self.layer_norm else product
+    def cell(self, total: Total, params: Any, carry: Carry, rest: Any) -> Carry:
+        """One step. total(part, y) is y·U, normalised where that is asked for, and the term that is added to it."""
 
 
 class RNN(Recurrent):
@@ -158,9 +163,8 @@ class RNN(Recurrent):
 
     activation: Literal["tanh", "relu"] = "tanh"
 
-    def cell(self, multiply: Multiply, params: Any, carry: Carry, x: Float[Array, "b g"]) -> Carry:
-        phi = jnp.tanh if self.activation == "tanh" else nn.relu
-        return {"h": phi(x + self.recurrent(multiply, params, carry["h"]))}
+    def cell(self, total: Total, params: Any, carry: Carry, rest: Any) -> Carry:
+        return {"h": (jnp.tanh if self.activation == "tanh" else nn.relu)(total("u", carry["h"]))}
 
 
 class LSTM(Recurrent):
@@ -174,11 +178,8 @@ class LSTM(Recurrent):
     def bias(self, key: Any) -> Float[Array, " g"]:
         return jnp.zeros((4, self.hidden)).at[1].set(self.forget).reshape(-1)
 
-    def extras(self) -> dict[str, tuple[int, ...]]:
-        return super().extras() | ({"carry_scale": (self.hidden,)} if self.layer_norm else {})
-
-    def cell(self, multiply: Multiply, params: Any, carry: Carry, x: Float[Array, "b g"]) -> Carry:
-        i, f, g, o = jnp.split(x + self.recurrent(multiply, params, carry["h"]), 4, axis=-1)
+    def cell(self, total: Total, params: Any, carry: Carry, rest: Any) -> Carry:
+        i, f, g, o = jnp.split(total("u", carry["h"]), 4, axis=-1)
         c = nn.sigmoid(f) * carry["c"] + nn.sigmoid(i) * jnp.tanh(g)
         shown = _normal(c, params["carry_scale"], 1) if self.layer_norm else c
         return {"h": nn.sigmoid(o) * jnp.tanh(shown), "c": c}
@@ -191,29 +192,25 @@ class GRU(Recurrent):
 
     reset: Literal["after", "before"] = "after"  # where r is applied to what comes from h
 
-    def extras(self) -> dict[str, tuple[int, ...]]:
-        return super().extras() | ({"bias_after": (self.hidden,)} if self.reset == "after" else {})
-
     def weights(self, u: Float[Array, "h g"]) -> dict[str, Float[Array, "h _"]]:
         if self.reset == "after":
             return {"u": u}
         return {"gates": u[:, : 2 * self.hidden], "new": u[:, 2 * self.hidden :]}
 
-    def cell(self, multiply: Multiply, params: Any, carry: Carry, x: Float[Array, "b g"]) -> Carry:
-        h, hidden = carry["h"], self.hidden
-        seen_gates, seen = x[:, : 2 * hidden], x[:, 2 * hidden :]
+    def terms(self, name: str, mixed: Float[Array, "t b g"]) -> tuple[dict[str, Float[Array, "t b _"]], Any]:
+        gates, new = mixed[:, :, : 2 * self.hidden], mixed[:, :, 2 * self.hidden :]
+        if self.reset == "before":
+            return {"gates": gates, "new": new}, None
+        d = self.param(f"{name}_bias_after", nn.initializers.zeros, (self.hidden,))
+        return {"u": jnp.concatenate([gates, jnp.broadcast_to(d[None, None], new.shape)], axis=2)}, new
+
+    def cell(self, total: Total, params: Any, carry: Carry, rest: Any) -> Carry:
+        h, both = carry["h"], 2 * self.hidden
         if self.reset == "after":
-            product = self.recurrent(multiply, params, h)
-            r, z = jnp.split(nn.sigmoid(seen_gates + product[:, : 2 * hidden]), 2, axis=-1)
-            new = jnp.tanh(seen + r * (product[:, 2 * hidden :] + params["bias_after"][None]))
+            product = total("u", h)
+            r, z = jnp.split(nn.sigmoid(product[:, :both]), 2, axis=-1)
+            new = jnp.tanh(rest + r * product[:, both:])
         else:
-            scales = params.get("recurrent_scale")
-            gates = multiply("gates", h)
-            if scales is not None:
-                gates = _normal(gates, scales[: 2 * hidden], 2)
-            r, z = jnp.split(nn.sigmoid(seen_gates + gates), 2, axis=-1)
-            product = multiply("new", r * h)
-            if scales is not None:
-                product = _normal(product, scales[2 * hidden :], 1)
-            new = jnp.tanh(seen + product)
+            r, z = jnp.split(nn.sigmoid(total("gates", h)), 2, axis=-1)
+            new = jnp.tanh(total("new", r * h))
         return {"h": (1.0 - z) * new + z * h}

@@ -82,7 +82,7 @@ def test_gradients_are_finite_differences(net):
 def test_weight_gradients_of_one_product_are_those_of_the_scan():
     def cell(multiply, params, carry, x):
         new = jnp.tanh(params["d"] * multiply("u", carry) + x)
-        return multiply("v", new * carry) + carry, new
+        return multiply("v", new * carry) * x + carry, new
 
     rng = np.random.default_rng(1)
     with jax.enable_x64(True):
@@ -91,18 +91,19 @@ def test_weight_gradients_of_one_product_are_those_of_the_scan():
             {"d": jnp.asarray(0.7)},
             weights,
             jnp.asarray(rng.normal(size=(2, 4))),
-            jnp.asarray(rng.normal(size=(6, 2, 4))),
+            (jnp.asarray(rng.normal(size=(6, 2, 4))), {name: jnp.asarray(rng.normal(size=(6, 2, 4))) for name in "uv"}),
         )
 
         def plain(params, weights, carry, xs):
-            return jax.lax.scan(lambda c, x: cell(lambda name, y: y @ weights[name], params, c, x), carry, xs)
+            body = lambda c, x: cell(lambda name, y: y @ weights[name] + x[1][name], params, c, x[0])  # noqa: E731
+            return jax.lax.scan(body, carry, xs)
 
         loss = lambda run: lambda *a: sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves(run(*a)))  # noqa: E731
         ours = jax.grad(loss(lambda *a: recur(cell, *a)), (0, 1, 2, 3))(*rest)
         near(ours, jax.grad(loss(plain), (0, 1, 2, 3))(*rest), 1e-12)
         # In parts that do not divide the steps, and from the last to the first.
         parts = lambda *a: over_time(cell, *a, reverse=True, chunk=4, remat="full")  # noqa: E731
-        backwards = lambda p, w, c, xs: plain(p, w, c, xs[::-1])  # noqa: E731
+        backwards = lambda p, w, c, xs: plain(p, w, c, jax.tree.map(lambda leaf: leaf[::-1], xs))  # noqa: E731
         flipped = lambda run: lambda *a: (lambda c, y: (c, y[::-1]))(*run(*a))  # noqa: E731
         near(parts(*rest), flipped(backwards)(*rest), 1e-12)
         near(jax.grad(loss(parts), (0, 1, 2, 3))(*rest), jax.grad(loss(flipped(backwards)), (0, 1, 2, 3))(*rest), 1e-12)
