@@ -22,7 +22,7 @@ experiment = Experiment(
     sampler=Decoding(length=500, temperature=0.8),
     metrics=(TokenLikelihood(examples=10_000, join=16),),
     optimizer=Optimizer(learning_rate=3e-3, b2=0.99, warmup=50, decay="cosine"),
-    steps=1000,
+    steps=900,
     batch_size=32,
     ema=0.99,
 )

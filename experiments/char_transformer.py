@@ -24,7 +24,7 @@ experiment = Experiment(
     sampler=Decoding(length=500, temperature=0.8),
     metrics=(TokenLikelihood(examples=10_000, batch_size=200),),
     optimizer=Optimizer(method="muon", muon_rate=0.02, learning_rate=3e-3, b2=0.99, warmup=50, decay="linear"),
-    steps=2500,
+    steps=1400,
     batch_size=12,
     ema=0.99,
     sample_every=1000,
