@@ -30,14 +30,20 @@ def attend(q: Heads, k: Kept, v: Kept, mask: Mask | None = None, causal: bool = 
 
     On a GPU in half precision this is cuDNN's fused kernel, where no mask is given.
     """
-    fused = jax.default_backend() == "gpu" and q.dtype in (jnp.bfloat16, jnp.float16) and mask is None
-    where = None if mask is None else mask[:, None]
-    out = jax.nn.dot_product_attention(
-        q, k, v, mask=where, is_causal=causal, implementation="cudnn" if fused and q.shape[1] > 1 else None
-    )
     if mask is None:
-        return out
+        implementation = "cudnn" if _fused(q) else None
+        return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
+    out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=causal)
     return jnp.where(jnp.any(mask, axis=2)[:, :, None, None], out, 0.0)
+
+
+def _fused(q: Heads) -> bool:
+    """Whether cuDNN has a kernel for it: half precision, heads of at most 128 in eights, NVIDIA's Ampere or later."""
+    if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
+        return False
+    capability = str(getattr(jax.devices()[0], "compute_capability", "0"))  # an AMD card says gfx…
+    recent = capability.replace(".", "").isdecimal() and float(capability) >= 8.0
+    return recent and q.shape[1] > 1 and q.shape[-1] % 8 == 0 and q.shape[-1] <= 128
 
 
 def rotary(x: Heads, first: int | Int[Array, ""] = 0) -> Heads:
@@ -82,8 +88,9 @@ class Attention(nn.Module):
         """Eq. (4): the tokens at `index` and behind it, whose keys and values are written to row `layer`."""
         q, k, v = self._heads(x, index)
         # The whole cache is the carry of both loops, over layers and over time, so that this writes in place.
+        where = [jnp.asarray(place, jnp.int32) for place in (layer, 0, 0, index, 0)]
         keys, values = (
-            jax.lax.dynamic_update_slice(kept, new.swapaxes(1, 2)[None].astype(kept.dtype), (layer, 0, 0, index, 0))
+            jax.lax.dynamic_update_slice(kept, new.swapaxes(1, 2)[None].astype(kept.dtype), where)
             for kept, new in zip(cache, (k, v), strict=True)
         )
         seen = jnp.arange(keys.shape[3])[None, None, :] <= (index + jnp.arange(x.shape[1]))[None, :, None]

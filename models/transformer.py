@@ -265,10 +265,11 @@ class Transformer(Backbone):
 
     def _check(self, h: Sequence | None, length: int = 0) -> None:
         steps = length or (0 if h is None else h.shape[1])
-        if self.width % self.heads or (self.positions != "none" and self.width // self.heads % 2):
-            raise ValueError(
-                f"a transformer's width must be divisible by its heads, into even parts: {self.width} by {self.heads}"
-            )
+        if self.width % self.heads:
+            raise ValueError(f"heads={self.heads} must divide a transformer's width={self.width}")
+        pairs = {"rotary": self.width // self.heads, "sinusoidal": self.width}.get(self.positions, 0)
+        if pairs % 2:
+            raise ValueError(f"{self.positions} positions are of pairs of numbers, and {pairs} is odd")
         if self.positions == "learned" and not self.context:
             raise ValueError("learned positions are a table: say how long with context")
         if self.context and steps > self.context:

@@ -216,7 +216,7 @@ def test_wrong_sizes_and_settings_are_refused(key):
         Patches(patch=0, bijection=flow)
     with pytest.raises(ValueError, match="at least one block, got blocks=0"):
         TarFlow(blocks=0)
-    with pytest.raises(ValueError, match="heads=3 must divide a causal transformer's width=8"):
+    with pytest.raises(ValueError, match="heads=3 must divide a transformer's width=8"):
         TarFlowBlock(net=NET.clone(heads=3)).init(key, jnp.zeros((2, 4, 3)))
     with pytest.raises(ValueError, match="at least one hidden layer, got depth=0"):
         Autoregressive(net=MADE(depth=0)).init(key, jnp.zeros((2, 4)))

@@ -167,8 +167,8 @@ def test_the_papers_parameters(name, millions):
 @pytest.mark.parametrize(
     ("net", "message"),
     [
-        (Transformer(width=8, heads=3), "divisible by its heads"),
-        (Transformer(width=6, heads=2), "into even parts"),
+        (Transformer(width=8, heads=3), "heads=3 must divide a transformer's width=8"),
+        (Transformer(width=6, heads=2), "rotary positions are of pairs of numbers, and 3 is odd"),
         (Transformer(width=8, heads=2, positions="learned"), "say how long with context"),
         (
             Transformer(width=8, heads=2, context=4),

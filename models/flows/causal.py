@@ -71,5 +71,6 @@ class CausalTransformer(nn.Module):
         return by_rows(out, h).astype(wide), state
 
     def _transformer(self, **placed: Any) -> Transformer:
-        sizes = {name: getattr(self, name) for name in ("width", "depth", "heads", "expansion", "dtype", "remat")}
-        return Transformer(**sizes, positions="none", initial="xavier", **(placed or {"parent": None}))
+        sizes = {name: getattr(self, name) for name in ("width", "depth", "heads", "dtype", "remat")}
+        settings: dict[str, Any] = {"expansion": float(self.expansion), "positions": "none", "initial": "xavier"}
+        return Transformer(**sizes, **settings, **(placed or {"parent": None}))
