@@ -164,9 +164,8 @@ def main() -> None:
     variables, step = run.averaged(model, example_batch(experiment), mesh)
     usable(model, variables)
     data = experiment.data
-    variables, condition = edit.variables(variables, mesh), edit.condition(model, data, chosen.n, chosen.label)
-    if prompt:
-        condition = (condition or {}) | {name: np.repeat(value, chosen.n, axis=0) for name, value in prompt.items()}
+    variables = edit.variables(variables, mesh)
+    condition = edit.condition(model, data, chosen.n, chosen.label, prompt)
     draw = Drawer(model, sampler, data.shape, mesh, chosen.batch_size)
     began = time.perf_counter()
     try:

@@ -1,7 +1,8 @@
 """A transformer that writes text character by character: any file, by default the sources of Python's library.
 
 `--preset nanogpt_cpu` and `--preset nanogpt_gpu` are nanoGPT's two settings for tiny Shakespeare (the first 90 % to
-train on, the rest held out), with a validation loss of 1.88 and 1.4697 nats a character as its author reports them.
+train on, the rest held out), with a validation loss of 1.88 and 1.4697 nats a character as its
+author reports them; that weights are averaged, and that tables do not decay, is ours.
 """
 
 from dataclasses import replace
@@ -19,7 +20,9 @@ GPT2 = Transformer(positions="learned", bias=False, initial="gpt2")
 
 experiment = Experiment(
     data=Text(context=64),
-    model=LanguageModel(backbone=Transformer(width=128, depth=4, heads=4, activation="relu_squared", bias=False)),
+    model=LanguageModel(
+        backbone=Transformer(width=128, depth=4, heads=4, context=64, activation="relu_squared", bias=False)
+    ),
     loss=NextToken(),
     sampler=Decoding(length=500, temperature=0.8),
     metrics=(TokenLikelihood(examples=10_000, batch_size=200),),
@@ -57,7 +60,7 @@ presets = {
 tiny = replace(
     experiment,
     data=Text(context=16),
-    model=LanguageModel(backbone=Transformer(width=16, depth=2, heads=2)),
+    model=LanguageModel(backbone=Transformer(width=16, depth=2, heads=2, context=16)),
     sampler=Decoding(length=24),
     metrics=(TokenLikelihood(examples=32, batch_size=16),),
     steps=20,

@@ -2,7 +2,8 @@
 
     (1)  ℓ_t = −log softmax(z_t)[x_t],  z_t = h_t·W                                nats
     (2)  with label smoothing ε: (1 − ε)·ℓ_t − ε·mean_v log softmax(z_t)[v]         1706.03762 §5.4; 1512.00567 §7
-    (3)  L = Σ w_t·ℓ_t/Σ w_t over a batch, w its weights: 0 where there is padding
+    (3)  L = Σ w_t·ℓ_t/Σ w_t over a batch, w its weights: 0 where there is padding (over a part of it, where gradients
+         are accumulated)
 
 The logits of a long sequence over a large vocabulary are the largest array of a language model. They are made, used and
 forgotten in runs of a few places, and made again for the gradient.
@@ -45,19 +46,30 @@ def token_cross_entropy(
         nats = total - jnp.take_along_axis(z, targets[:, :, None], axis=2)[:, :, 0]
         return nats, (1.0 - smoothing) * nats + smoothing * (total - jnp.mean(z, axis=-1)) if smoothing else nats
 
-    steps = h.shape[1]
+    size, steps = targets.shape
     if not places or places >= steps:
         return some(h, targets)
-    count = steps // places
-    whole = count * places
-    split = lambda y: y[:, :whole].reshape(y.shape[0], count, places, *y.shape[2:]).swapaxes(0, 1)  # noqa: E731
+    turns = -(-steps // places)  # two or more, of equal length
+    length = -(-steps // turns)
+    padded = lambda y: jnp.pad(y, ((0, 0), (0, turns * length - steps), *[(0, 0)] * (y.ndim - 2)))  # noqa: E731
+    split = lambda y: padded(y).reshape(size, turns, length, *y.shape[2:]).swapaxes(0, 1)  # noqa: E731
     forgotten = jax.checkpoint(some, prevent_cse=False)
     _, parts = jax.lax.scan(lambda _, part: (None, forgotten(*part)), None, (split(h), split(targets)))
-    joined = [part.swapaxes(0, 1).reshape(h.shape[0], whole) for part in parts]
-    if whole < steps:
-        rest = forgotten(h[:, whole:], targets[:, whole:])
-        joined = [jnp.concatenate(pair, axis=1) for pair in zip(joined, rest, strict=True)]
-    return joined[0], joined[1]
+    nats, smoothed = (part.swapaxes(0, 1).reshape(size, -1)[:, :steps] for part in parts)
+    return nats, smoothed
+
+
+def log_probs(model: TokenModel, variables: Variables, batch: Batch) -> PerToken:
+    """log P(x_t | x_<t) of every token that counts, in nats; 0 of the others. As in evaluation, without dropout."""
+    seen = model.read(variables, batch)
+    logits = lambda h: model.logits(variables, h)  # noqa: E731
+    nats, _ = token_cross_entropy(logits, seen.h, seen.targets, places=places_held(model, seen.targets.shape[0]))
+    return -seen.weight * nats
+
+
+def places_held(model: TokenModel, size: int) -> int:
+    """How many places of `size` sequences make 2²⁴ logits."""
+    return max(1, HELD // (size * model.tokens))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +90,7 @@ class NextToken(Loss):
             raise TypeError(f"the next token is predicted by a TokenModel, got {type(model).__name__}")
         seen = model.read(variables, batch, key)
         size = seen.targets.shape[0]
-        places = self.places or max(1, HELD // (size * model.tokens))
+        places = self.places or places_held(model, size)
         nats, smoothed = token_cross_entropy(
             lambda h: model.logits(variables, h), seen.h, seen.targets, self.smoothing, places
         )

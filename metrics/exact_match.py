@@ -27,7 +27,7 @@ class ExactMatch(OverExamples):
         if not isinstance(model, TokenModel):
             raise ValueError(f"sequences are drawn from a TokenModel; this run's model is {type(model).__name__}")
         arrays = data.arrays(self.split, self.examples)
-        told = {name: value for name, value in data.condition(len(arrays["x"])).items() if name not in arrays}
+        told = {"prompt": arrays["x"][:, : data.prompt_length]} if data.prompt_length else {}
 
         def drawn(variables: Any, batch: dict[str, Array], keys: Key[Array, " b"]) -> Any:
             return self.sampler(model, variables, keys, batch, data.shape).x

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Int, Key
 
 from data.image_tokens import ImageTokens
+from losses.sequence import log_probs
 from metrics.examples import OverExamples
 from metrics.metric import Evaluation
 from models.language_model import TokenModel
@@ -27,7 +28,7 @@ class TokenLikelihood(OverExamples):
     was trained with a carried state is read over many windows as one.
     """
 
-    join: int = 1  # consecutive windows of a text that are read as one
+    join: int = 1  # consecutive windows of a text that are read as one, fewer where there are not as many
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         model = evaluation.model
@@ -36,11 +37,11 @@ class TokenLikelihood(OverExamples):
 
         def sums(variables: Any, batch: dict[str, Array], keys: Key[Array, " b"]) -> Any:
             seen = model.read(variables, batch)
-            return jnp.sum(model.log_probs(variables, batch), axis=1), jnp.sum(seen.weight, axis=1)
+            return jnp.sum(log_probs(model, variables, batch), axis=1), jnp.sum(seen.weight, axis=1)
 
         arrays = evaluation.data.arrays(self.split, self.examples)
         if self.join != 1:
-            arrays = {"x": joined(arrays["x"], self.join)}
+            arrays = {"x": joined(arrays["x"], max(1, min(self.join, len(arrays["x"]) // 2)))}  # two, for an error
         log_prob, count = (np.asarray(found, np.float64) for found in self.over(sums, evaluation, arrays))
         nats = -log_prob.sum() / count.sum()
         error = np.std(-log_prob - nats * count, ddof=1) / (np.sqrt(len(count)) * count.mean())

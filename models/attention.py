@@ -25,19 +25,21 @@ Mask = Bool[Array, "_ _ s"]  # [B, T, S]: where a query may look at a key; of B 
 Cache = tuple[Float[Array, "layers b heads length d"], Float[Array, "layers b heads length d"]]
 
 
-def attend(q: Heads, k: Kept, v: Kept, mask: Mask | None = None, causal: bool = False) -> Heads:
-    """Eq. (1). `causal`: a query looks at its own place and those before it; q and k are of equal length then.
+def attend(q: Heads, k: Kept, v: Kept, mask: Mask | None = None, causal: bool = False, fused: bool = False) -> Heads:
+    """Eq. (1).
 
-    On a GPU in half precision this is cuDNN's fused kernel, where no mask is given.
+    Args:
+      causal: a query looks at its own place and those before it; q and k are of equal length then.
+      fused: by cuDNN's kernel on a GPU in half precision, where no mask is given. It has no forward-mode derivative.
     """
     if mask is None:
-        implementation = "cudnn" if _fused(q) else None
+        implementation = "cudnn" if fused and _has_kernel(q) else None
         return jax.nn.dot_product_attention(q, k, v, is_causal=causal, implementation=implementation)
     out = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None], is_causal=causal)
     return jnp.where(jnp.any(mask, axis=2)[:, :, None, None], out, 0.0)
 
 
-def _fused(q: Heads) -> bool:
+def _has_kernel(q: Heads) -> bool:
     """Whether cuDNN has a kernel for it: half precision, heads of at most 128 in eights, NVIDIA's Ampere or later."""
     if jax.default_backend() != "gpu" or q.dtype not in (jnp.bfloat16, jnp.float16):
         return False
@@ -72,6 +74,7 @@ class Attention(nn.Module):
     causal: bool = False
     rotary: bool = False
     bias: bool = True
+    fused: bool = False
     dtype: str | None = None
     kernel_init: Any = nn.initializers.xavier_uniform()
     out_init: Any = nn.initializers.xavier_uniform()
@@ -82,7 +85,7 @@ class Attention(nn.Module):
 
     def __call__(self, x: Tokens, mask: Mask | None = None) -> Tokens:
         """All of a sequence."""
-        return by_rows(self.out, attend(*self._heads(x, 0), mask, self.causal).reshape(x.shape))
+        return by_rows(self.out, attend(*self._heads(x, 0), mask, self.causal, self.fused).reshape(x.shape))
 
     def step(self, x: Tokens, cache: Cache, layer: Int[Array, ""], index: Int[Array, ""]) -> tuple[Tokens, Cache]:
         """Eq. (4): the tokens at `index` and behind it, whose keys and values are written to row `layer`."""

@@ -45,6 +45,8 @@ class EncoderDecoder(TokenModel):
         return self.decoder.context and self.decoder.context - 1
 
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
+        if "source" not in batch:
+            raise ValueError("an encoder and decoder learn from pairs, and this data has no source")
         keys = jax.random.split(key, 3)
         params: dict[str, Any] = {"embedding": self._embedding.init(keys[0], batch["source"])["params"]}
         embed = lambda tokens: self._embedding.apply({"params": params["embedding"]}, tokens)  # noqa: E731

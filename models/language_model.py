@@ -17,7 +17,6 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from models.attention import by_rows
 from models.backbone import Backbone, State
 from models.model import Batch, Condition, Model, Variables, class_rows, label_of
 from models.transformer import Transformer
@@ -41,8 +40,9 @@ class Embedding(nn.Module):
         std = self.width**-0.5 if self.scaled else 0.02
         self.table = self.param("table", nn.initializers.normal(std), (self.vocabulary + self.starts, self.width))
         if not self.tied:
-            init = nn.initializers.normal(self.width**-0.5)
-            self.out = nn.Dense(self.vocabulary, kernel_init=init, dtype=self.dtype)
+            shape = (self.vocabulary, self.width)
+            self.kernel = self.param("out_kernel", nn.initializers.normal(self.width**-0.5), shape)
+            self.bias = self.param("out_bias", nn.initializers.zeros, shape[:1])
 
     def __call__(self, tokens: Tokens) -> Float[Array, "b t f"]:
         h = self.table[tokens]
@@ -50,17 +50,11 @@ class Embedding(nn.Module):
 
     def logits(self, h: Float[Array, "*b f"]) -> Float[Array, "*b v"]:
         """In float32."""
-        if not self.tied:
-            return by_rows(self.out, h).astype(jnp.float32)
         dtype = self.dtype or jnp.float32
         rows = h.reshape(-1, self.width).astype(dtype)
-        product = jax.lax.dot_general(
-            rows,
-            self.table[: self.vocabulary].astype(dtype),
-            (((1,), (1,)), ((), ())),
-            preferred_element_type="float32",
-        )
-        return product.reshape(*h.shape[:-1], -1)
+        matrix = (self.table[: self.vocabulary] if self.tied else self.kernel).astype(dtype)
+        z = jax.lax.dot_general(rows, matrix, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32)
+        return (z if self.tied else z + self.bias[None]).reshape(*h.shape[:-1], -1)
 
 
 class Reading(NamedTuple):
@@ -122,12 +116,6 @@ class TokenModel(Model):
     def step(self, variables: Variables, state: State, token: Int[Array, " b"]) -> tuple[State, Float[Array, "b v"]]:
         """Reads one token more: the new state, and the logits of the token behind it."""
 
-    def log_probs(self, variables: Variables, batch: Batch) -> Float[Array, "b t"]:
-        """Each term of eq. (1), in nats; 0 where a target does not count."""
-        seen = self.read(variables, batch)
-        found = jax.nn.log_softmax(self.logits(variables, seen.h))
-        return seen.weight * jnp.take_along_axis(found, seen.targets[:, :, None], axis=2)[:, :, 0]
-
 
 @dataclass(frozen=True, kw_only=True)
 class LanguageModel(TokenModel):
@@ -141,6 +129,8 @@ class LanguageModel(TokenModel):
     carried: bool = False  # each training batch goes on from the state at the last one's end (truncated BPTT)
 
     def __post_init__(self) -> None:
+        if self.from_start and self.backbone.limit == 1:
+            raise ValueError("a context of 1 has room for the start token alone")
         if self.num_classes and not self.from_start:
             raise ValueError("a class is told by the start token: num_classes needs from_start")
         if not self.backbone.causal:
@@ -159,9 +149,6 @@ class LanguageModel(TokenModel):
         params: dict[str, Any] = {"embedding": self._embedding.init(embed_key, inputs)["params"]}
         h = self._embedding.apply({"params": params["embedding"]}, inputs)
         params["backbone"] = self.backbone.init(key, h)["params"]
-        if not self.tied:  # the layer of logits is made by its own call
-            out = self._embedding.init(embed_key, h, method="logits")["params"]
-            params["embedding"] = {**params["embedding"], **out}
         state = {"carried": self.backbone.empty(inputs.shape[0], 0)} if self.carried else {}
         return {"params": params, "state": state}
 
@@ -186,7 +173,7 @@ class LanguageModel(TokenModel):
     ) -> tuple[State, Float[Array, "b v"]]:
         tokens = self._started(tokens, condition)
         if not tokens.shape[1]:
-            raise ValueError("nothing can be predicted from nothing: give a prompt of at least one token")
+            raise ValueError("nothing can be predicted from nothing: give a prompt, or a model --model.from-start")
         state = self.backbone.empty(tokens.shape[0], length + self.from_start)
         h, state = self._hidden(variables, tokens, state)
         return state, self.logits(variables, h[:, -1])

@@ -117,8 +117,9 @@ def over_time(
     whole = partial(recur, cell, params, weights)
     run = whole
     if remat not in (None, "none"):
-        chunk = chunk or max(1, round((window or steps) ** 0.5))
-        run = partial(_in_parts, checkpointed(whole, remat), chunk)
+        chunk = chunk or max(1, round(min(window or steps, steps) ** 0.5))
+        # The last part may stand by itself behind the loop.
+        run = partial(_in_parts, checkpointed(whole, remat, in_loop=False), chunk)
     if window:
         inner = run
         run = partial(_in_parts, lambda carry, part: inner(jax.lax.stop_gradient(carry), part), window)

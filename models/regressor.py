@@ -17,7 +17,15 @@ class SequenceRegressor(Model):
 
     backbone: Backbone = field(default_factory=LSTM)
 
+    def __post_init__(self) -> None:
+        if not self.backbone.causal:
+            raise ValueError("backwards, h_T has seen only x_T: the backbone must be causal")
+
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
+        if batch["x"].ndim != 3:
+            raise ValueError(
+                f"a SequenceRegressor reads vectors over time [B, T, F], and this data has {batch['x'].shape}"
+            )
         own, other = jax.random.split(key)
         params = {"backbone": self.backbone.init(own, batch["x"])["params"]}
         h = batch["x"][:, 0, :1].repeat(self.backbone.width, axis=1)

@@ -7,8 +7,8 @@
                n = tanh(x_t·W_n + b_n + r⊙(h_{t−1}·U_n + d))          reset after: cuDNN's and PyTorch's
                n = tanh(x_t·W_n + b_n + (r⊙h_{t−1})·U_n)              reset before: the paper's
                h_t = (1 − z)⊙n + z⊙h_{t−1}                            the paper's z; 1412.3555 has 1 − z for it
-    (4)  layer norm: LN(x_t·W) + LN(h_{t−1}·U) + b for x_t·W + h_{t−1}·U + b, and tanh(LN(c_t)) for tanh(c_t)
-                                                                                              Ba et al. 1607.06450 §6
+    (4)  layer norm: LN(x_t·W) + LN(h_{t−1}·U) + b for x_t·W + h_{t−1}·U + b, of each gate by itself, and tanh(LN(c_t))
+         for tanh(c_t)                                                                 after Ba et al. 1607.06450 §6
     (5)  in two directions: [h_t forwards, h_t backwards], half of the width each             Schuster & Paliwal 1997
 
 Behind a sequence's end the carry stands still, so that the last state is that of the last true step, and the backward

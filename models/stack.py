@@ -1,7 +1,7 @@
 """A run of equal blocks as one `lax.scan` over stacked parameters, each block under `jax.checkpoint`.
 
-Compile time and the compiled program's size do not grow with depth, beyond a few blocks. With checkpointing, the
-backward pass keeps one carry a block and recomputes the rest (Chen et al. 1604.06174).
+Compile time and the compiled program's size do not grow with depth. With checkpointing, the backward pass keeps one
+carry a block and recomputes the rest (Chen et al. 1604.06174).
 """
 
 from collections.abc import Callable
@@ -16,14 +16,9 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
     "dots": jax.checkpoint_policies.dots_saveable,  # keep matrix products too
 }
 
-# Blocks a turn of the loop: between turns, what is kept for the gradient is copied into the loop's own arrays, a sixth
-# of a step of char_transformer on a CPU. With checkpointing 1, since XLA would merge the recomputation of a loop that
-# it has unrolled with the forward pass.
-UNROLLED = 4
 
-
-def checkpointed(function: Callable[..., Any], remat: str | None) -> Callable[..., Any]:
-    """`function` with the named checkpointing: none, full or dots. For use inside a scan only.
+def checkpointed(function: Callable[..., Any], remat: str | None, in_loop: bool = True) -> Callable[..., Any]:
+    """`function` with the named checkpointing: none, full or dots; `in_loop` if it is the body of a scan.
 
     Raises:
       ValueError: the policy is unknown.
@@ -32,8 +27,9 @@ def checkpointed(function: Callable[..., Any], remat: str | None) -> Callable[..
         return function
     if remat not in POLICIES:
         raise ValueError(f"unknown remat policy {remat!r}; allowed are none, {', '.join(POLICIES)}")
-    # Inside a scan XLA cannot merge the recomputation with the forward pass, so its guard would only cost time.
-    return jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=False)
+    # Inside a scan of two turns or more XLA cannot merge the recomputation with the forward pass: its guard would only
+    # cost time.
+    return jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=not in_loop)
 
 
 class Stack(nn.Module):
@@ -45,6 +41,9 @@ class Stack(nn.Module):
     block: nn.Module  # built with parent=None
     depth: int
     remat: str | None = None
+    # Blocks a turn of the loop, without checkpointing: between turns, what is kept for the gradient is copied into the
+    # loop's own arrays, a sixth of a step of char_transformer on a CPU; in exchange more is compiled.
+    unroll: int = 1
 
     @nn.compact
     def __call__(
@@ -64,10 +63,10 @@ class Stack(nn.Module):
             h = self.block.apply({"params": params}, h, *context, train=train, rngs={"dropout": key} if train else None)
             return h, h
 
-        body = checkpointed(body, self.remat)
+        body = checkpointed(body, self.remat, in_loop=self.depth > 1)
         if self.depth > 1:
-            unroll = UNROLLED if self.remat in (None, "none") else 1
-            return jax.lax.scan(body, h, (params, dropout), unroll=min(unroll, self.depth))
+            unroll = min(self.unroll, self.depth) if self.remat in (None, "none") else 1
+            return jax.lax.scan(body, h, (params, dropout), unroll=unroll)
         # A block that changes the shape of h cannot be a scan's carry; it is a run of one.
         h, _ = body(h, jax.tree.map(lambda leaf: leaf[0], (params, dropout)))
         return h, h[None]

@@ -31,6 +31,7 @@ ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
     "gelu_tanh": nn.gelu,  # 1606.08415's approximation
     "relu_squared": lambda x: jnp.square(nn.relu(x)),
 }
+UNROLLED = 4  # blocks a turn of the loop, see models/stack.py
 Crossed = tuple[Kept, Kept, Mask | None]  # keys, values, mask
 
 
@@ -80,7 +81,8 @@ class Block(nn.Module):
     rotary: bool = False
     cross: bool = False  # attends to an encoder's outputs as well
     bias: bool = True
-    dropout: float = 0.0
+    fused: bool = False
+    dropout: float = 0.0  # of what is added to h
     initial: Literal["xavier", "gpt2"] = "xavier"
     dtype: str | None = None
 
@@ -90,12 +92,12 @@ class Block(nn.Module):
         if self.initial == "gpt2":  # normal(0.02), and less of it where 2·depth of them are added up
             first, last = (nn.initializers.normal(std) for std in (0.02, 0.02 / (2 * self.depth) ** 0.5))
         common: dict[str, Any] = {"bias": self.bias, "dtype": self.dtype, "kernel_init": first, "out_init": last}
-        self.attention = Attention(self.width, self.heads, self.causal, self.rotary, **common)
+        self.attention = Attention(self.width, self.heads, self.causal, self.rotary, fused=self.fused, **common)
         self.before_attention = normal(self.norm, self.bias)
         if self.cross:
             self.cross_attention = CrossAttention(self.width, self.heads, **common)
             self.before_cross = normal(self.norm, self.bias)
-        self.feed_forward = FeedForward(self.width, self.hidden, self.activation, dropout=self.dropout, **common)
+        self.feed_forward = FeedForward(self.width, self.hidden, self.activation, **common)
         self.before_feed_forward = normal(self.norm, self.bias)
         self.drop = nn.Dropout(self.dropout)
 
@@ -142,7 +144,7 @@ class Block(nn.Module):
     def _rest(self, h: Tokens, crossed: Crossed | None, train: bool) -> Tokens:
         if crossed is not None:
             h = self._add(h, self.before_cross, lambda x: self.cross_attention(x, *crossed), train)
-        return self._add(h, self.before_feed_forward, lambda x: self.feed_forward(x, train), train)
+        return self._add(h, self.before_feed_forward, self.feed_forward, train)
 
     def _add(self, h: Tokens, norm: Any, f: Callable[[Tokens], Tokens], train: bool) -> Tokens:
         y = f(norm(h) if self.order == "pre" else h)
@@ -169,7 +171,8 @@ class Transformer(Backbone):
     bidirectional: bool = False  # every place sees every other: an encoder
     cross: bool = False  # attends to an encoder's outputs as well
     bias: bool = True  # in dense layers and layer norms
-    dropout: float = 0.0  # of what is added to h, while training
+    fused: bool = True  # cuDNN's attention on a GPU in half precision, which has no forward-mode derivative
+    dropout: float = 0.0  # of embeddings and of what is added to h, while training; not of attention's weights
     initial: Literal["xavier", "gpt2"] = "gpt2"  # kernels: by their sizes, or normal(0.02)
 
     @property
@@ -198,7 +201,7 @@ class Transformer(Backbone):
             self.param("positions", nn.initializers.normal(0.02), (self.context, self.width))
         h = self._placed(h, index)
         h = nn.Dropout(self.dropout, deterministic=not train)(h)
-        block, layers = self._block(), Stack(self._block(), self.depth, self.remat, name="layers")
+        block, layers = self._block(), Stack(self._block(), self.depth, self.remat, UNROLLED, name="layers")
         if state is None:
             # A causal network needs no lengths: what stands behind the end is seen by nobody before it.
             mask = None if lengths is None or self.causal else within(lengths, steps)[:, None, :]
@@ -257,7 +260,10 @@ class Transformer(Backbone):
     def _block(self) -> Block:
         return Block(
             **{name: getattr(self, name) for name in ("width", "heads", "depth", "activation", "norm", "order")},
-            **{name: getattr(self, name) for name in ("cross", "bias", "dropout", "initial", "dtype", "causal")},
+            **{
+                name: getattr(self, name)
+                for name in ("cross", "bias", "fused", "dropout", "initial", "dtype", "causal")
+            },
             hidden=round(self.expansion * self.width),
             rotary=self.positions == "rotary",
             parent=None,

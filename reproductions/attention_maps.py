@@ -17,6 +17,7 @@ from models.backbone import within
 from models.encoder_decoder import EncoderDecoder
 from models.model import Batch, Variables
 from reproductions.reproduction import Row, Trained
+from training.errors import UserError
 
 SCALES = {"tiny": "transformer_translate"}
 SIZE = (12, 6.4)
@@ -35,7 +36,8 @@ def looks(model: EncoderDecoder, variables: Variables, batch: Batch) -> Float[Ar
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     assert trained is not None
     model, data = trained.model, trained.experiment.data
-    assert isinstance(model, EncoderDecoder)
+    if not isinstance(model, EncoderDecoder):
+        raise UserError(f"attention to a source is an EncoderDecoder's, and that run's model is {type(model).__name__}")
     batch = data.arrays("test", CANDIDATES)
     chosen = int(np.argmax(batch["source_length"]))
     batch = {name: jnp.asarray(value[chosen : chosen + 1]) for name, value in batch.items()}

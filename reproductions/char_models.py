@@ -2,7 +2,8 @@
 
 Each is its experiment of the folder (char_rnn, char_lstm, char_gru, char_transformer) as it stands, of about the same
 seconds on two CPU cores, on one text: `--data FILE`, or by default the sources of Python's library. What is measured on
-the way, on the first held-out windows, is not counted; at the end each writes.
+the way, on the first held-out windows, is not counted; at the end each writes. The recurrent ones, whose state goes on,
+are read over 16 windows of 64 characters as one, the transformer over its context of 64.
 """
 
 import time

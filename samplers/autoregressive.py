@@ -4,7 +4,7 @@
     (2)  top-k: of the k likeliest tokens alone                                              1805.04833 §5.4
     (3)  top-p: of the likeliest tokens that together have probability p, the last one included   1904.09751 eq. 2, 3
 
-The token at place t of a sample is drawn by fold_in(its key, t). After the stop token come stop tokens only. A
+The token at place t of a sample is drawn by fold_in(its key, t). After a stop token that was drawn come stop tokens. A
 transformer that is asked for more than its context reads, each time it is full, the later half of what it has drawn
 anew, as a prompt.
 """
@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from models.backbone import State
 from models.language_model import TokenModel
@@ -91,17 +91,18 @@ class Decoding(Sampler):
         # The last token drawn is not read, so that a context of C tokens gives C + 1 of them.
         room = model.limit + 1 if model.limit else total
         first = min(total, room)
-        x = self._draw(model, variables, keys, condition, prompt, first)
+        x, ended = self._draw(model, variables, keys, condition, prompt, first, jnp.zeros(keys.shape, bool))
         if total > first:
             kept = (model.limit + 1) // 2
             fresh = room - kept
 
-            def window(x: Tokens, start: Int[Array, ""]) -> tuple[Tokens, Tokens]:
-                more = self._draw(model, variables, keys, condition, x[:, -kept:], room, start - kept)
-                return more[:, -kept:], more[:, kept:]
+            def window(carry: tuple[Tokens, Any], start: Int[Array, ""]) -> tuple[Any, Tokens]:
+                last, ended = carry
+                more, ended = self._draw(model, variables, keys, condition, last, room, ended, start - kept)
+                return (more[:, -kept:], ended), more[:, kept:]
 
             starts = first + fresh * jnp.arange(-(-(total - first) // fresh))
-            _, parts = jax.lax.scan(window, x[:, -kept:], starts)
+            _, parts = jax.lax.scan(window, (x[:, -kept:], ended), starts)
             x = jnp.concatenate([x, parts.swapaxes(0, 1).reshape(x.shape[0], -1)[:, : total - first]], axis=1)
         return Samples(x, x[None] if trajectory else None, jnp.full(x.shape[:1], total - given))
 
@@ -125,14 +126,12 @@ class Decoding(Sampler):
         condition: Condition,
         prompt: Tokens,
         total: int,
+        ended: Bool[Array, " n"],
         offset: int | Int[Array, ""] = 0,
-    ) -> Tokens:
-        """`total` tokens of which the prompt's are the first; that one is at place `offset` of the sample."""
+    ) -> tuple[Tokens, Bool[Array, " n"]]:
+        """`total` tokens, the prompt's first, from place `offset` of the sample on; and which samples have ended."""
         given = prompt.shape[1]
         state, logits = model.prefill(variables, prompt, total - 1, condition)
-        ended = jnp.zeros(keys.shape, bool)
-        if model.stop is not None:
-            ended = jnp.any(prompt == model.stop, axis=1)
 
         def chosen(logits: Logits, ended: Any, place: Any) -> tuple[Int[Array, " n"], Any]:
             token = self.choose(logits, keys, offset + place)
@@ -148,5 +147,5 @@ class Decoding(Sampler):
             return (state, logits, ended), token
 
         (_, logits, ended), tokens = jax.lax.scan(step, (state, logits, ended), jnp.arange(given, total - 1))
-        last, _ = chosen(logits, ended, total - 1)
-        return jnp.concatenate([prompt, tokens.T, last[:, None]], axis=1)
+        last, ended = chosen(logits, ended, total - 1)
+        return jnp.concatenate([prompt, tokens.T, last[:, None]], axis=1), ended

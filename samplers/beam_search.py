@@ -47,7 +47,9 @@ class BeamSearch(Sampler):
         trajectory: bool = False,
     ) -> Samples:
         x, _ = self.search(model, variables, keys.shape[0], condition, shape)
-        return Samples(x[:, 0], None, jnp.full(keys.shape, x.shape[2] - self._given(condition)))
+        return Samples(
+            x[:, 0], x[:, 0][None] if trajectory else None, jnp.full(keys.shape, x.shape[2] - self._given(condition))
+        )
 
     def network_calls(self) -> None:
         return None

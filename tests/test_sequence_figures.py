@@ -50,11 +50,10 @@ def test_a_preset_is_another_form(name, preset):
     assert count == {"nanogpt_cpu": 804_096, "base": 44_172_288}[preset]
 
 
-@pytest.mark.parametrize("n", [1, 8])
-def test_one_device_equals_eight(n):
+def test_one_device_equals_eight():
     """A carried state is split over devices as the batch is."""
     experiment = load_experiment("char_lstm", tiny=True)
-    plans = [Plan(replace(experiment, mesh=replace(experiment.mesh, data=k), precision="float32")) for k in (1, n)]
+    plans = [Plan(replace(experiment, mesh=replace(experiment.mesh, data=n))) for n in (1, 8)]
     losses = []
     for plan in plans:
         state = plan.initial()

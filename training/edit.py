@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.dataset import Dataset
+from data.dataset import Arrays, Dataset
 from data.pixels import decode, to_model_space
 from losses.flow_matching import FlowMatching
 from models.classifier import NoisyClassifier
@@ -32,7 +32,7 @@ from samplers.thresholding import DynamicThreshold
 from samplers.transforms import Clip, Transform
 from training.errors import UserError
 from training.experiment import Experiment
-from training.run import Run, default_condition, example_batch
+from training.run import Run, classes_in_turn, example_batch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,18 +67,24 @@ class Edited:
     null_class: bool = False  # whether the model was trained to answer without a class
     told: bool = False  # whether it was trained on classes alone, and a given image's must be said
 
-    def condition(self, model: Any, data: Dataset, n: int, label: int | None) -> dict[str, Any] | None:
-        """Labels, all in turn or one for all, and what else each of n samples is drawn from."""
+    def condition(
+        self, model: Any, data: Dataset, n: int, label: int | None, prompt: Arrays | None = None
+    ) -> dict[str, Any] | None:
+        """Labels, all in turn or one for all, and what else each of n samples is drawn from.
+
+        `prompt`, arrays [1, …], stands in the place of what the data would have them begin with.
+        """
+        own = {name: np.repeat(value, n, axis=0) for name, value in prompt.items()} if prompt else data.condition(n)
         if self.told and label is None:
             raise UserError("the flow was trained on classes: say with --label of which class the given image is")
         if label is not None:
-            condition: dict[str, Any] = {**data.condition(n), "label": np.full((n,), label, np.int32)}
+            condition: dict[str, Any] = {**own, "label": np.full((n,), label, np.int32)}
         elif self.given and self.null_class:  # an image is of one class, and nobody said which
             condition = {"label": np.full((n,), NULL_LABEL, np.int32)}
         elif self.classes and not getattr(model, "num_classes", 0):
             condition = {"label": jnp.arange(n, dtype=jnp.int32) % self.classes}
         else:
-            condition = default_condition(model, data, n) or {}
+            condition = {**own, **classes_in_turn(model, n)}
         if "start" in self.given:
             condition["fraction"] = np.linspace(0.0, 1.0, n, dtype=np.float32)
         condition |= {name: np.broadcast_to(value, (n, *value.shape[1:])) for name, value in self.given.items()}

@@ -2,7 +2,7 @@
 
 (1)  1706.03762 eq. 3: rate d^(−½)·min(t^(−½), t·w^(−3/2)) at step t, which is a warm-up of w steps to (d·w)^(−½) and
      `inverse_sqrt` behind it
-(2)  Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised, √max(1, out/in) of it; Adam for all else
+(2)  Muon (Jordan et al. 2024): the momentum of a matrix, orthogonalised, √max(1, out/in) of it; NAdam for all else
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ class Optimizer:
             "cosine": optax.cosine_decay_schedule(peak, left, self.final),
             "linear": optax.linear_schedule(peak, self.final * peak, left),
             # Counted from the warm-up's end, as `join_schedules` counts.
-            "inverse_sqrt": lambda step: peak * (max(self.warmup, 1) / (step + max(self.warmup, 1))) ** 0.5,
+            "inverse_sqrt": lambda step: peak * (max(self.warmup, 1) / (step + 1 + max(self.warmup, 1))) ** 0.5,
         }[self.decay]
         if not self.warmup:
             return after
@@ -54,6 +54,7 @@ class Optimizer:
         else:
             inner = optax.contrib.muon(
                 self.schedule(steps, self.muon_rate),
+                eps=self.eps,
                 weight_decay=decay,
                 adam_b1=self.b1,
                 adam_b2=self.b2,

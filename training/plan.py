@@ -117,8 +117,8 @@ class Plan:
     def _check_tokens(self) -> None:
         """A model of tokens has those of its data; what is carried from batch to batch goes on where it was."""
         data, streams = self.experiment.data, getattr(self.experiment.data, "streams", 0)
-        if isinstance(self.model, TokenModel) and data.vocabulary != self.model.vocabulary:
-            raise ValueError(f"the model has {self.model.vocabulary} tokens, but the data has {data.vocabulary}")
+        if isinstance(self.model, TokenModel) and data.vocabulary != self.model.tokens:
+            raise ValueError(f"the model has {self.model.tokens} tokens, but the data has {data.vocabulary}")
         carried, rows = getattr(self.model, "carried", False), self.experiment.batch_size
         if carried != bool(streams) or (carried and (streams, self.experiment.accumulate) != (rows, 1)):
             raise ValueError(
@@ -128,6 +128,8 @@ class Plan:
 
     def _check_sampler(self, shapes: TrainState) -> None:
         sampler = self.experiment.sampler
+        if isinstance(sampler, NoSampler) and self.experiment.sample_every:
+            raise ValueError(f"a {type(self.model).__name__} draws no samples: sample_every must be 0")
         if not isinstance(sampler, NoSampler):
             variables = {"params": shapes.average, "state": shapes.model}
             condition, shape = default_condition(self.model, self.experiment.data, 2), self.experiment.data.shape

@@ -157,9 +157,13 @@ def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> di
 
     None where there is nothing of either.
     """
+    return (jax.tree.map(jnp.asarray, data.condition(n, first)) | classes_in_turn(model, n, first)) or None
+
+
+def classes_in_turn(model: Model, n: int, first: int = 0) -> dict[str, Any]:
+    """Labels of samples `first` … `first` + n − 1 of a class-conditional model; nothing for another."""
     classes = getattr(model, "num_classes", 0)
-    label = {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else {}
-    return (jax.tree.map(jnp.asarray, data.condition(n, first)) | label) or None
+    return {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else {}
 
 
 def usable(model: Model, variables: Variables) -> None:

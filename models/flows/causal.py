@@ -72,5 +72,10 @@ class CausalTransformer(nn.Module):
 
     def _transformer(self, **placed: Any) -> Transformer:
         sizes = {name: getattr(self, name) for name in ("width", "depth", "heads", "dtype", "remat")}
-        settings: dict[str, Any] = {"expansion": float(self.expansion), "positions": "none", "initial": "xavier"}
+        settings: dict[str, Any] = {
+            "expansion": float(self.expansion),
+            "positions": "none",
+            "initial": "xavier",
+            "fused": False,
+        }
         return Transformer(**sizes, **settings, **(placed or {"parent": None}))

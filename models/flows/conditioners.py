@@ -20,6 +20,8 @@ from models.transformer import Transformer
 Seen = Float[Array, "b *s c"]
 ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh, "gelu": nn.gelu}
 zeros = nn.initializers.zeros
+# A continuous flow differentiates its network forwards, for which cuDNN has no rule.
+PLAIN: dict[str, Any] = {"bidirectional": True, "positions": "none", "initial": "xavier", "fused": False}
 
 
 class Conditioner(nn.Module, ABC):
@@ -143,7 +145,7 @@ class TransformerConditioner(Conditioner):
         if self.num_classes:
             h = h + Label(self.num_classes, name="class")(h, label_of(condition))
         sizes = {name: getattr(self, name) for name in ("width", "depth", "heads", "dtype", "remat")}
-        h, _ = Transformer(**sizes, bidirectional=True, positions="none", initial="xavier", name="transformer")(h)
+        h, _ = Transformer(**sizes, **PLAIN, name="transformer")(h)
         if shown.ndim > 2:
             out = nn.Dense(count, kernel_init=zeros, dtype=self.dtype, name="out")(h)
             return out.reshape(*seen.shape[:-1], count)
