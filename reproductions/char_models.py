@@ -46,11 +46,11 @@ def curve(name: str, data: str) -> tuple[np.ndarray, np.ndarray, dict[str, float
         assert isinstance(own, TokenLikelihood)
         return replace(own, examples=windows)(evaluation)
 
-    every = max(1, experiment.steps // TIMES)
+    measured_at = {round(i * experiment.steps / TIMES) for i in range(1, TIMES + 1)}
     for step in range(1, experiment.steps + 1):
         state, metrics = plan.train_step(state, put_batch(plan.batches[step - 1], plan.batch_sharding))
         jax.block_until_ready(metrics)
-        if step % every == 0 or step == experiment.steps:
+        if step in measured_at:
             spent += time.perf_counter() - began
             seconds.append(spent)
             nats.append(measured(WINDOWS)["nats_per_token"])

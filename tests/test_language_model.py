@@ -1,5 +1,6 @@
 """Models of tokens and how they are trained and drawn from: one protocol, exact likelihoods, exact search."""
 
+import dataclasses
 import itertools
 import math
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from data.dataset import Dataset
+from data.tasks import Reversal
 from losses.sequence import NextToken, log_probs, token_cross_entropy
 from metrics.exact_match import ExactMatch
 from metrics.metric import Evaluation
@@ -22,6 +24,7 @@ from models.rnn import GRU, LSTM, RNN
 from models.transformer import Transformer
 from samplers.autoregressive import Decoding, filtered
 from samplers.beam_search import BeamSearch
+from samplers.solver import Samples
 from tests.flows import perturbed
 
 V = 7
@@ -214,6 +217,38 @@ def test_more_than_the_context_is_read_by_halves():
         for n in (total, 20)
     ]
     np.testing.assert_array_equal(drawn[0][:, :20], drawn[1])
+
+
+def test_a_stop_ends_what_is_drawn_and_not_what_is_given():
+    model = dataclasses.replace(MODELS["learned"], stop=2)  # of a context of 12
+    variables, _ = case(model)
+    prompt = jnp.full((64, 3), 2, jnp.int32)
+    keys = jax.random.split(jax.random.key(0), 64)
+    x = np.asarray(jax.jit(lambda: Decoding(length=40)(model, variables, keys, {"prompt": prompt}, (9,)).x)())
+    ended = np.cumsum(x[:, 3:] == 2, axis=1) > 0
+    assert (x[:, 3:][ended] == 2).all()  # through all windows
+    assert (~ended[:, 0]).any()
+    assert ended[:, -1].any()
+
+
+def test_an_exact_match_is_of_its_own_split():
+    """A task's question and answer come from one stream, whichever it is."""
+    data = Reversal(symbols=3, length=2)
+    model = LanguageModel(backbone=NET, vocabulary=data.vocabulary)
+    variables, _ = case(model)
+
+    @dataclass(frozen=True, kw_only=True)
+    class Right(Decoding):
+        """Answers what it is asked."""
+
+        def __call__(self, model, variables, keys, condition, shape, trajectory=False):
+            prompt = condition["prompt"]
+            return Samples(jnp.concatenate([prompt, prompt[:, 1::-1]], axis=1), None, None)
+
+    for split in ("train", "test"):
+        metric = ExactMatch(sampler=Right(), split=split, examples=8, batch_size=8)
+        found = metric(Evaluation(model, variables, data, lambda n: np.zeros(n)))
+        assert found == {"exact_match": 1.0, "token_match": 1.0}
 
 
 def test_what_is_filtered():

@@ -249,7 +249,7 @@ def test_dit_reads_patches_in_the_order_it_writes_them():
     own[2:4, 4:6] = True
     moved = lambda p: np.abs(jax.grad(lambda x: net.apply({"params": p}, x, t)[0, 3, 4, 0])(x))[0, :, :, 0]  # noqa: E731
     assert (moved(params) > 0).all()  # attention reaches every patch
-    shut = params["blocks"]["blocks"]["attended"]
+    shut = params["blocks"]["blocks"]["attention"]["out"]
     shut["kernel"], shut["bias"] = jnp.zeros_like(shut["kernel"]), jnp.zeros_like(shut["bias"])
     np.testing.assert_array_equal(moved(params) > 0, own)
 

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from models.attention import Attention, CrossAttention, attend, rotary
+from models.backbone import within
 from models.encoder_decoder import EncoderDecoder
 from models.transformer import PAPER, PRESETS, Block, Transformer, sinusoids
 from tests.flows import perturbed
@@ -148,6 +150,44 @@ def test_an_encoder_sees_all_of_its_own_and_no_padding(key):
     near(h[1, :4], net.apply(variables, x[1:2, :4])[0][0])
     near(run(x.at[1, 4:].set(9.0), lengths)[1, :4], h[1, :4], 1e-6)
     assert float(jnp.abs(run(x.at[0, 6, 0].add(1.0), lengths)[0, 0] - h[0, 0]).max()) > 1e-4
+
+
+@pytest.mark.parametrize("order", ["pre", "post"])
+def test_where_a_decoder_looks_is_what_it_reads(order, key):
+    """The walk from layer to layer that the picture is drawn from is the decoder; its weights make what is read."""
+    net = Transformer(width=8, heads=2, depth=2, order=order, positions="sinusoidal", cross=True)
+    h, memory = jax.random.normal(key, (2, 5, 8)), jax.random.normal(jax.random.key(1), (2, 4, 8))
+    variables = jax.tree.map(lambda leaf: leaf, drawn(net, h, None, None, False, memory))
+    mask = within(jnp.asarray([4, 2]), 4)[:, None, :]
+    whole, _ = net.apply(variables, h, None, None, False, memory, jnp.asarray([4, 2]))
+    found = net.apply(variables, h, memory, mask, method="looks")
+    x, block = h + sinusoids(jnp.arange(5), 8)[None], net._block()
+    for layer in range(2):
+        params = jax.tree.map(lambda leaf: leaf[layer], variables["params"]["layers"]["blocks"])  # noqa: B023
+        x, weights = block.apply({"params": params}, x, memory, mask, method="looks")
+        near(weights, found[layer])
+    if order == "pre":
+        x = nn.LayerNorm(epsilon=1e-5).apply({"params": variables["params"]["last"]}, x)
+    near(x, whole)
+    assert not np.any(found[:, 1, :, :, 2:])
+    net = CrossAttention(8, 2)
+    params = perturbed(net.init(key, h, *jnp.zeros((2, 2, 4, 2, 4))), key)
+    params = {"params": {**params["params"], **perturbed(net.init(key, memory, method="read"), key)["params"]}}
+    k, v = net.apply(params, memory, method="read")
+    read = jnp.einsum("bhts,bshd->bthd", net.apply(params, h, k, mask, method="weights"), v).reshape(2, 5, 8)
+    near(nn.Dense(8).apply({"params": params["params"]["out"]}, read), net.apply(params, h, k, v, mask))
+
+
+def test_a_cache_in_half_precision_is_the_whole(key):
+    net = Transformer(width=8, heads=2, depth=2, dtype="bfloat16")
+    x = jax.random.normal(key, (2, 6, 8))
+    variables, state = drawn(net, x), net.empty(2, 6)
+    assert state["keys"].dtype == jnp.bfloat16
+    whole, _ = net.apply(variables, x)
+    first, state = net.apply(variables, x[:, :4], state)
+    second, state = net.apply(variables, x[:, 4:], state)
+    assert whole.dtype == second.dtype == jnp.float32
+    near(jnp.concatenate([first, second], axis=1), whole, 0.1)
 
 
 @pytest.mark.parametrize(("name", "millions"), [("base", 65), ("big", 213)])
