@@ -69,7 +69,10 @@ def test_numbers_are_printed_and_stored_with_their_settings(run, monkeypatch, ca
 
 
 MISTAKES = {
-    "metric": (("likelihod",), "there is no metric 'likelihod'; did you mean likelihood or flow_likelihood?"),
+    "metric": (
+        ("likelihod",),
+        "there is no metric 'likelihod'; did you mean likelihood or flow_likelihood or token_likelihood?",
+    ),
     "member": (("likelihood", "--trace", "hutchinsn"), "did you mean hutchinson?"),
     "integrator": (("likelihood", "--integrator", "rk4"), "no Integrator of that name; there are adaptive, fixed_step"),
     "flag": (("likelihood", "--exampels", "3"), "--examples"),

@@ -113,9 +113,9 @@ NETS = {
 }
 
 
-def drawn(net, x, *more):
+def drawn(net, x, **more):
     """Variables of which nothing is at its start."""
-    variables = jax.jit(net.init)(jax.random.key(0), x, *more)
+    variables = jax.jit(net.init)(jax.random.key(0), x, **more)
     return perturbed(variables, jax.random.key(1))
 
 
@@ -157,7 +157,7 @@ def test_where_a_decoder_looks_is_what_it_reads(order, key):
     """The walk from layer to layer that the picture is drawn from is the decoder; its weights make what is read."""
     net = Transformer(width=8, heads=2, depth=2, order=order, positions="sinusoidal", cross=True)
     h, memory = jax.random.normal(key, (2, 5, 8)), jax.random.normal(jax.random.key(1), (2, 4, 8))
-    variables = jax.tree.map(lambda leaf: leaf, drawn(net, h, None, None, False, memory))
+    variables = drawn(net, h, memory=memory)
     mask = within(jnp.asarray([4, 2]), 4)[:, None, :]
     whole, _ = net.apply(variables, h, None, None, False, memory, jnp.asarray([4, 2]))
     found = net.apply(variables, h, memory, mask, method="looks")
