@@ -85,17 +85,10 @@ def sampler_of_ones_own(arguments: list[str]) -> str | None:
 def exchanged(sampler: Any, arguments: list[str]) -> Any:
     """The run's sampler, or another of the house by `--sampler NAME`, where it has no solver that this would name."""
     from samplers.sampler import Sampler
-    from training import config
-    from training.cli import take
+    from training.cli import member, take
 
     name = None if hasattr(sampler, "solver") else take(arguments, "--sampler", has_value=True)
-    if name is None:
-        return sampler
-    members = config.options(Sampler)
-    cls = {config.plain(key): cls for key, cls in members.items()}.get(config.plain(name))
-    if cls is None:
-        raise UserError(f"--sampler {name}: no Sampler of that name{config.nearest(name, members)}")
-    return cls()
+    return sampler if name is None else member("--sampler", Sampler, name, arguments)
 
 
 def main() -> None:

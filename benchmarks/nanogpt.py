@@ -25,7 +25,7 @@ from metrics.token_likelihood import TokenLikelihood
 from training.cli import load_experiment
 from training.loop import evaluation_of
 from training.mesh import put_batch
-from training.plan import Plan, pinned
+from training.plan import Plan
 from training.startup import start
 
 
@@ -89,7 +89,7 @@ def main() -> None:
     jax.config.update("jax_enable_compilation_cache", False)
     experiment = load_experiment("char_transformer", preset="nanogpt_cpu")
     data = replace(experiment.data, path=str(options.file))
-    experiment = pinned(replace(experiment, data=data, steps=options.steps, seed=options.seed))
+    experiment = replace(experiment, data=data, steps=options.steps, seed=options.seed).pinned()
     seconds = {"ours": 0.0, "PyTorch": 0.0}
     began = time.perf_counter()
     plan = Plan(experiment)

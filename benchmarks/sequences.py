@@ -8,7 +8,6 @@ eager, its transformer benchmarks/nanogpt.py's and its LSTM `torch.nn.LSTM`.
 
 import argparse
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,20 +122,6 @@ def decoding(rounds: int) -> None:
     rates = size * (total - 1) / seconds
     print(f"{size} samples of {total} tokens: {rates[0]:,.0f} tokens/s with a cache, {rates[1]:,.0f} without: ", end="")
     print(f"x{rates[0] / rates[1]:.1f} ({100 * same:.1f} % of tokens alike)")
-    print("ms a token at a place     with a cache of 2048   reading all of it again")
-    step, apply = jax.jit(model.step, donate_argnums=1), jax.jit(lambda v, x: model.apply(v, x)[:, -1])
-    for place in (64, 128, 256, 512, 1024, 2047):
-        state, _ = jax.jit(model.prefill, static_argnums=2)(variables, jnp.zeros((1, place), jnp.int32), 2048)
-        held, token, x = [state], jnp.zeros((1,), jnp.int32), jnp.zeros((1, place + 1), jnp.int32)
-
-        def once(held: list[Any] = held, token: Any = token, place: int = place) -> None:
-            held[0] = {**held[0], "index": jnp.asarray(place, jnp.int32)}
-            held[0], logits = step(variables, held[0], token)
-            jax.block_until_ready(logits)
-
-        again: Callable[[], Any] = lambda x=x: jax.block_until_ready(apply(variables, x))
-        seconds = 1e3 * np.median(interleaved([once, again], 3 * rounds), axis=0)
-        print(f"{place:6}                    {seconds[0]:8.2f}               {seconds[1]:8.2f}")
 
 
 def cross_entropy(rounds: int) -> None:

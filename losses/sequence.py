@@ -59,12 +59,12 @@ def token_cross_entropy(
     return nats, smoothed
 
 
-def log_probs(model: TokenModel, variables: Variables, batch: Batch) -> PerToken:
-    """log P(x_t | x_<t) of every token that counts, in nats; 0 of the others. As in evaluation, without dropout."""
+def log_probs(model: TokenModel, variables: Variables, batch: Batch) -> tuple[PerToken, PerToken]:
+    """log P(x_t | x_<t) of every token, in nats, 0 of those that do not count; and how much each counts. No dropout."""
     seen = model.read(variables, batch)
     logits = lambda h: model.logits(variables, h)  # noqa: E731
     nats, _ = token_cross_entropy(logits, seen.h, seen.targets, places=places_held(model, seen.targets.shape[0]))
-    return -seen.weight * nats
+    return -seen.weight * nats, seen.weight
 
 
 def places_held(model: TokenModel, size: int) -> int:
@@ -74,7 +74,7 @@ def places_held(model: TokenModel, size: int) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class NextToken(Loss):
-    """Eq. (3). Logs nats and bits a token without smoothing, and how often the likeliest token is the right one."""
+    """Eq. (3). Logs nats and bits a token without smoothing."""
 
     smoothing: float = 0.0  # ε
     places: int = 0  # of each sequence, whose logits are held at once; 0: as many as make 2²⁴ logits

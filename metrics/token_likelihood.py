@@ -36,8 +36,7 @@ class TokenLikelihood(OverExamples):
             raise ValueError(f"tokens are what a TokenModel predicts; this run's model is {type(model).__name__}")
 
         def sums(variables: Any, batch: dict[str, Array], keys: Key[Array, " b"]) -> Any:
-            seen = model.read(variables, batch)
-            return jnp.sum(log_probs(model, variables, batch), axis=1), jnp.sum(seen.weight, axis=1)
+            return tuple(jnp.sum(value, axis=1) for value in log_probs(model, variables, batch))
 
         arrays = evaluation.data.arrays(self.split, self.examples)
         if self.join != 1:

@@ -42,7 +42,7 @@ class Stack(nn.Module):
     depth: int
     remat: str | None = None
     # Blocks a turn of the loop, without checkpointing: between turns, what is kept for the gradient is copied into the
-    # loop's own arrays, a sixth of a step of char_transformer on a CPU; in exchange more is compiled.
+    # loop's own arrays, which a CPU feels; in exchange more is compiled.
     unroll: int = 1
 
     @nn.compact

@@ -19,7 +19,7 @@ from metrics.token_likelihood import TokenLikelihood
 from reproductions.reproduction import Row, Trained
 from training.cli import load_experiment
 from training.mesh import put_batch
-from training.plan import Plan, pinned
+from training.plan import Plan
 
 SCALES = {"tiny": None}
 TAKES_DATA = True
@@ -33,7 +33,7 @@ SIZE = (8, 4.4)
 def curve(name: str, data: str) -> tuple[np.ndarray, np.ndarray, dict[str, float], str]:
     """Seconds and nats a character on the way, the measurement at the end, and what the run writes."""
     experiment = load_experiment(name, tiny=TINY)
-    experiment = pinned(replace(experiment, data=replace(experiment.data, path=data)))
+    experiment = replace(experiment, data=replace(experiment.data, path=data)).pinned()
     began = time.perf_counter()
     plan = Plan(experiment)
     state, spent = plan.initial(), 0.0

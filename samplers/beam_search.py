@@ -46,10 +46,9 @@ class BeamSearch(Sampler):
         shape: tuple[int, ...],
         trajectory: bool = False,
     ) -> Samples:
-        x, _ = self.search(model, variables, keys.shape[0], condition, shape)
-        return Samples(
-            x[:, 0], x[:, 0][None] if trajectory else None, jnp.full(keys.shape, x.shape[2] - self._given(condition))
-        )
+        found, _ = self.search(model, variables, keys.shape[0], condition, shape)
+        x, given = found[:, 0], prompt_of(token_model(model, self), condition, keys.shape[0]).shape[1]
+        return Samples(x, x[None] if trajectory else None, jnp.full(keys.shape, x.shape[1] - given))
 
     def network_calls(self) -> None:
         return None
@@ -111,7 +110,3 @@ class BeamSearch(Sampler):
         scores = jnp.concatenate([done_scores, alive / penalty(float(total - given))], axis=1)
         scores, best = jax.lax.top_k(scores, k)
         return jnp.concatenate([done, x], axis=1)[rows, best], scores
-
-    def _given(self, condition: Condition) -> int:
-        prompt = (condition or {}).get("prompt")
-        return 0 if prompt is None else prompt.shape[1]

@@ -9,13 +9,16 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from data.tasks import Adding
+from data.digits import Digits
+from data.pairs import GeneratedPairs
+from data.tasks import Adding, Reversal
 from models.regressor import SequenceRegressor
 from models.rnn import RNN
 from reproductions import attention_maps, char_models, decode_time, gradient_through_time, pixel_bits
 from reproductions.reproduction import in_table
 from tests.test_reproduce import untrained
 from training.cli import load_experiment
+from training.errors import UserError
 from training.loop import train
 from training.plan import Plan
 
@@ -70,8 +73,24 @@ def test_streams_and_a_carried_state_belong_together():
         replace(experiment, data=replace(experiment.data, streams=0)),
         replace(experiment, accumulate=2),
     ):
-        with pytest.raises(Exception, match="carried along streams"):
+        with pytest.raises(UserError, match="carried along streams"):
             Plan(replace(wrong, mesh=replace(wrong.mesh, data=1)))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("adding_rnn", {"sample_every": 10}, "draws no samples: sample_every must be 0"),
+        ("adding_rnn", {"data": Reversal()}, r"reads vectors over time \[B, T, F\]"),
+        ("transformer_translate", {"data": Reversal()}, "learn from pairs, and this data has no source"),
+        ("copy_transformer", {"data": Digits()}, "neither it nor its data says how many there are"),
+        ("copy_transformer", {"data": GeneratedPairs()}, "a model --model.from-start"),
+    ],
+)
+def test_what_does_not_belong_together(name, changes, message):
+    experiment = load_experiment(name, tiny=True)
+    with pytest.raises(UserError, match=message):
+        Plan(replace(experiment, mesh=replace(experiment.mesh, data=1), **changes))
 
 
 def test_how_far_a_gradient_reaches():

@@ -90,6 +90,36 @@ def test_optimizer_clips_warms_up_and_decays():
     np.testing.assert_allclose([schedule(i) for i in (0, 4, 9)], [0.1, 0.5, 1.0], rtol=1e-6)
     assert float(schedule(60)) == pytest.approx(0.5)
     assert float(schedule(110)) == pytest.approx(0.0, abs=1e-6)
+    for decay in ("cosine", "linear"):
+        schedule = Optimizer(learning_rate=1.0, warmup=10, decay=decay, final=0.1).schedule(110)
+        np.testing.assert_allclose([schedule(i) for i in (9, 60, 110)], [1.0, 0.55, 0.1], rtol=1e-6)
+
+
+def test_the_papers_rate():
+    """1706.03762 eq. 3, d 512 and w 40, whose steps are counted from 1."""
+    schedule = Optimizer(learning_rate=(512 * 40) ** -0.5, warmup=40, decay="inverse_sqrt").schedule(1000)
+    t = np.arange(1, 400)
+    expected = 512**-0.5 * np.minimum(t**-0.5, t * 40**-1.5)
+    np.testing.assert_allclose([float(schedule(step - 1)) for step in t], expected, rtol=1e-5)
+
+
+def test_muon_turns_a_kernels_gradient_into_an_orthogonal_one_and_adam_has_the_rest():
+    """Each matrix of a stack by itself: singular values within Muon's coefficients of 1, a third axis or none."""
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (8, 16), "stacked_kernel": (3, 8, 8), "bias": (8,), "table": (5, 8)}
+    params = {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    gradient = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+    optimizer = Optimizer(method="muon", muon_rate=0.5, learning_rate=0.25, clip=0.0).build(10)
+    update, _ = optimizer.update(gradient, optimizer.init(params), params)
+    for matrix, scale in ((update["kernel"], 2**0.5), *((layer, 1.0) for layer in update["stacked_kernel"])):
+        values = np.linalg.svd(matrix, compute_uv=False) / (0.5 * scale)
+        assert values.min() > 0.5
+        assert values.max() < 1.3
+        assert np.vdot(matrix, gradient["kernel"] if scale > 1 else matrix) != 0.0
+    assert np.vdot(update["kernel"], gradient["kernel"]) < 0.0
+    for name in ("bias", "table"):  # Adam's first step is its rate, against the gradient
+        np.testing.assert_allclose(np.sign(update[name]), -np.sign(gradient[name]))
+        assert np.abs(np.abs(update[name]) / np.abs(update[name]).mean() - 1.0).max() < 0.01
     assert float(Optimizer(learning_rate=0.3).schedule(10)(7)) == pytest.approx(0.3)
     params = {"w": jnp.zeros(3)}
     chain = Optimizer(clip=1.0).build(10)

@@ -133,7 +133,7 @@ def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
             continue
         if not equals:
             value = queue.pop(0) if queue and not queue[0].startswith("-") else ""
-        default = _replaced(default, path, _member(flag, _family(owner, path[-1], current), value, queue))
+        default = _replaced(default, path, member(flag, _family(owner, path[-1], current), value, queue))
     return default, rest
 
 
@@ -158,7 +158,7 @@ def _family(owner: Any, name: str, current: Any) -> type:
     return next((base for base in type(current).__mro__ if inspect.isabstract(base)), type(current))
 
 
-def _member(flag: str, family: type, name: str, queue: list[str]) -> Any:
+def member(flag: str, family: type, name: str, queue: list[str]) -> Any:
     """The family's member of that name. What it cannot do without is taken from `--flag.field` in the queue."""
     members = config.options(family)
     by_plain = {config.plain(key): cls for key, cls in members.items()}

@@ -25,7 +25,7 @@ from training.handover import check_folder
 from training.log import Log
 from training.mesh import put_batch
 from training.picture import picture, save_png, texts, write_texts
-from training.plan import Plan, pinned
+from training.plan import Plan
 from training.run import Run
 from training.state import TrainState, state_digest
 
@@ -40,7 +40,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
       Stopped: a signal asked for it, the loss is not finite, or a checkpoint could not be written.
     """
     began = time.perf_counter()
-    experiment = pinned(experiment)
+    experiment = experiment.pinned()
     plan = Plan(experiment)
     run = Run(folder)
     check_folder(experiment, folder)

@@ -19,18 +19,6 @@ from training.state import TrainState, initial_state
 from training.step import make_train_step, named_key
 
 
-def pinned(experiment: Experiment) -> Experiment:
-    """As `Experiment.pinned`.
-
-    Raises:
-      UserError: the records are there, and say nothing that fits.
-    """
-    try:
-        return experiment.pinned()
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
 class Plan:
     """An experiment made ready to run; before anything is computed, its step and its sampler have been traced.
 
