@@ -1,6 +1,6 @@
 """Sequence models beside PyTorch, decoding with a cache and without, cross-entropy over a large vocabulary.
 
-    python benchmarks/sequences.py [train] [decode] [cross_entropy] [--rounds 9]
+    python benchmarks/sequences.py [train] [products] [decode] [cross_entropy] [--rounds 9]
 
 Training is the whole step: forward, backward, clipping, Adam. Sides take turns; medians and quartiles. PyTorch is
 eager, its transformer benchmarks/nanogpt.py's and its LSTM `torch.nn.LSTM`.
@@ -145,7 +145,33 @@ def cross_entropy(rounds: int) -> None:
     print(f"largest difference of the gradients, over the largest entry: {gap:.1e}")
 
 
-PARTS = {"train": training, "decode": decoding, "cross_entropy": cross_entropy}
+def products(rounds: int) -> None:
+    """What an LSTM's step is made of, here and in PyTorch: the reason for most of what remains."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    array = lambda *shape: rng.normal(size=shape).astype(np.float32)
+    x, g, step, w = array(32 * STEPS, 512), array(32 * STEPS, 2048), array(32, 512), array(512, 2048)
+    cases = {"x·W, all steps": (x, w), "h·U, one step": (step, w), "Xᵀ·G, the gradient": (np.ascontiguousarray(x).T, g)}
+    for name, (a, b) in cases.items():
+        # Transposed inside, as in a backward pass: the array at hand is x.
+        turned = not a.flags["C_CONTIGUOUS"]
+        own, other = (
+            (jnp.asarray(a.T if turned else a), jnp.asarray(b)),
+            (torch.tensor(a.T if turned else a), torch.tensor(b)),
+        )
+        product = lambda a, b, turned=turned: (a.T if turned else a) @ b
+        jitted, times = jax.jit(product), max(1, 20_000_000 // b.size)
+        ours = lambda: [jitted(*own).block_until_ready() for _ in range(times)]
+        theirs = lambda: [product(*other) for _ in range(times)]
+        seconds = np.median(interleaved([ours, theirs], rounds), axis=0) / times
+        rates = 2e-9 * a.shape[0] * a.shape[1] * b.shape[1] / seconds
+        print(
+            f"{name:20} {rates[0]:5.0f} GFLOP/s here, {rates[1]:5.0f} in PyTorch: x{rates[1] / rates[0]:.2f} its time"
+        )
+
+
+PARTS = {"train": training, "products": products, "decode": decoding, "cross_entropy": cross_entropy}
 
 
 def main() -> None:
