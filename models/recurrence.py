@@ -118,8 +118,7 @@ def over_time(
     run = whole
     if remat not in (None, "none"):
         chunk = chunk or max(1, round(min(window or steps, steps) ** 0.5))
-        # The last part may stand by itself behind the loop.
-        run = partial(_in_parts, checkpointed(whole, remat, in_loop=False), chunk)
+        run = partial(_in_parts, checkpointed(whole, remat), chunk)
     if window:
         inner = run
         run = partial(_in_parts, lambda carry, part: inner(jax.lax.stop_gradient(carry), part), window)

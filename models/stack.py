@@ -17,8 +17,8 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 }
 
 
-def checkpointed(function: Callable[..., Any], remat: str | None, in_loop: bool = True) -> Callable[..., Any]:
-    """`function` with the named checkpointing: none, full or dots; `in_loop` if it is the body of a scan.
+def checkpointed(function: Callable[..., Any], remat: str | None) -> Callable[..., Any]:
+    """`function` with the named checkpointing: none, full or dots. For a scan's body.
 
     Raises:
       ValueError: the policy is unknown.
@@ -29,7 +29,7 @@ def checkpointed(function: Callable[..., Any], remat: str | None, in_loop: bool 
         raise ValueError(f"unknown remat policy {remat!r}; allowed are none, {', '.join(POLICIES)}")
     # Inside a scan of two turns or more XLA cannot merge the recomputation with the forward pass: its guard would only
     # cost time.
-    return jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=not in_loop)
+    return jax.checkpoint(function, policy=POLICIES[remat], prevent_cse=False)
 
 
 class Stack(nn.Module):
@@ -63,7 +63,7 @@ class Stack(nn.Module):
             h = self.block.apply({"params": params}, h, *context, train=train, rngs={"dropout": key} if train else None)
             return h, h
 
-        body = checkpointed(body, self.remat, in_loop=self.depth > 1)
+        body = checkpointed(body, self.remat)
         if self.depth > 1:
             unroll = min(self.unroll, self.depth) if self.remat in (None, "none") else 1
             return jax.lax.scan(body, h, (params, dropout), unroll=unroll)
