@@ -91,6 +91,11 @@ class Dataset(ABC):
         return 0
 
     @property
+    def grid(self) -> tuple[int, int] | None:
+        """Rows and columns of the grid that the tokens of `x` lie on, in raster order; None where they lie on none."""
+        return None
+
+    @property
     def prompt_length(self) -> int:
         """How many of an example's first tokens are given when it is drawn anew."""
         return 0

@@ -34,6 +34,12 @@ class ImageTokens(Dataset):
         return round(2.0 / self._width) + 1
 
     @property
+    def grid(self) -> tuple[int, int]:
+        """Of a row, one channel after the other."""
+        height, width, channels = self.images.shape
+        return height, width * channels
+
+    @property
     def runs(self) -> tuple[str, ...]:
         return self.images.runs
 

@@ -74,9 +74,9 @@ class Experiment:
     def resolved_model(self) -> Model:
         """The model with what it leaves open filled in.
 
-        `precision` and `remat` where a net says neither; the data's tokens where a model of tokens does not.
+        `precision` and `remat` where a net says neither; the data's grid and its tokens where a model of tokens does not.
         """
-        model = _resolve(self.model, {"dtype": self.precision, "remat": self.remat})
+        model = _resolve(self.model, {"dtype": self.precision, "remat": self.remat, "grid": self.data.grid})
         if isinstance(model, TokenModel) and model.vocabulary is None:
             stop = self.data.stop if model.stop is None else model.stop
             model = replace(model, vocabulary=self.data.vocabulary or None, stop=stop)
