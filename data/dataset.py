@@ -168,8 +168,13 @@ class Dataset(ABC):
         return {"prompt": self.encode(text)[None]}
 
     def shown(self, x: np.ndarray) -> np.ndarray:
-        """Samples as what a picture is made of."""
+        """Samples as what a picture is made of: examples of `pictured`."""
         return x
+
+    @property
+    def pictured(self) -> "Dataset":
+        """The set of what is shown, where `x` is codes or tokens of it; for most the set itself."""
+        return self
 
     def arrays(self, split: str, limit: int) -> Arrays:
         """The first `limit` records of a split, unaugmented, for metrics and pictures."""

@@ -58,6 +58,10 @@ class ImageTokens(Dataset):
         return (x.astype(np.float32) * np.float32(self._width) - np.float32(1.0)).reshape(-1, *self.images.shape)
 
     @property
+    def pictured(self) -> Dataset:
+        return self.images
+
+    @property
     def _width(self) -> float:
         width, shape = self.images.bin_width, self.images.shape
         if width is None or len(shape) != 3:

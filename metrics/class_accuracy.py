@@ -33,7 +33,7 @@ class ClassAccuracy(Metric):
         classes = getattr(evaluation.model, "num_classes", 0)
         if not classes:
             raise ValueError("class accuracy needs a class-conditional model; this one is told no class")
-        judge = classifier(evaluation.data)
+        judge = classifier(evaluation.data.pictured)
         asked = np.arange(self.samples) % classes  # all in turn, as a run's samples are
-        found = read_as(judge, evaluation.draw(self.samples), asked)
+        found = read_as(judge, evaluation.pictures(self.samples), asked)
         return {"class_accuracy": found, "class_accuracy_of_test": judge.accuracy}

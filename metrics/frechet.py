@@ -53,16 +53,16 @@ class FrechetDistance(Metric):
     samples: int = 1000
 
     def check(self, data: Dataset) -> None:
-        features = math.prod(data.shape)
+        features = math.prod(data.pictured.shape)
         if self.samples < features + 1:
             raise ValueError(
                 f"the Fréchet distance over {features} pixels needs samples={features + 1} or more, got {self.samples}"
             )
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
-        test = evaluation.data.arrays("test", 10_000)["x"]
-        train = evaluation.data.arrays("train", self.samples)["x"]
+        test = evaluation.real("test", 10_000)
+        train = evaluation.real("train", self.samples)
         return {
-            "frechet_distance": frechet_distance(evaluation.draw(self.samples), test),
+            "frechet_distance": frechet_distance(evaluation.pictures(self.samples), test),
             "frechet_distance_of_train": frechet_distance(train, test),
         }

@@ -20,6 +20,14 @@ class Evaluation:
     data: Dataset
     draw: Callable[[int], Float[np.ndarray, "n *s"]]  # the run's first n samples, drawn once
 
+    def pictures(self, n: int) -> Float[np.ndarray, "n *s"]:
+        """The first n samples as they are looked at: decoded, where they are codes or tokens of images."""
+        return self.data.shown(self.draw(n))
+
+    def real(self, split: str, n: int) -> Float[np.ndarray, "m *s"]:
+        """The first n examples of what `pictures` are to be like, or as many as there are."""
+        return self.data.pictured.arrays(split, n)["x"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):

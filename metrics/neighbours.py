@@ -64,10 +64,10 @@ class TwoSampleAccuracy(Metric):
     samples: int = 1000
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
-        test = evaluation.data.arrays("test", self.samples)["x"]
-        train = evaluation.data.arrays("train", self.samples)["x"]
+        test = evaluation.real("test", self.samples)
+        train = evaluation.real("train", self.samples)
         return {
-            "two_sample_accuracy": two_sample_accuracy(evaluation.draw(self.samples), test),
+            "two_sample_accuracy": two_sample_accuracy(evaluation.pictures(self.samples), test),
             "two_sample_accuracy_of_train": two_sample_accuracy(train, test),
         }
 
@@ -79,9 +79,9 @@ class NearestTrainDistance(Metric):
     samples: int = 1000
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
-        train = evaluation.data.arrays("train", 100_000)["x"]
-        test = evaluation.data.arrays("test", self.samples)["x"]
+        train = evaluation.real("train", 100_000)
+        test = evaluation.real("test", self.samples)
         return {
-            "nearest_train_distance": float(nearest_distances(evaluation.draw(self.samples), train).mean()),
+            "nearest_train_distance": float(nearest_distances(evaluation.pictures(self.samples), train).mean()),
             "nearest_train_distance_of_test": float(nearest_distances(test, train).mean()),
         }

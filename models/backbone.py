@@ -48,6 +48,11 @@ class Backbone(nn.Module, ABC):
         """Whether no output depends on a later input: what a step needs."""
         return True
 
+    @property
+    def starts(self) -> bool:
+        """Whether its first input is what stands before the sequence, and not a part of it."""
+        return False
+
     @abstractmethod
     def __call__(
         self, h: Sequence, state: State = None, lengths: Lengths | None = None, train: bool = False

@@ -13,26 +13,18 @@ what a CPU, too, is quick at.
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from models.attention import Attention
 from models.embedding import Conditioning
 from models.model import Net
+from models.patches import check_sides, patched, positions, unpatched
 from models.stack import Stack
 from models.transformer import FeedForward
 
 Image = Float[Array, "b h w c"]
 FREQUENCIES = 256  # width of the sinusoidal embedding of the noise level
-
-
-def positions(height: int, width: int, features: int) -> Float[np.ndarray, "tokens features"]:
-    """Fixed embedding of a grid of patches: half of the features for the row, half for the column."""
-    omega = 1e4 ** (-np.arange(features // 4) / (features / 4.0))
-    rows, columns = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    angles = [axis.reshape(-1, 1) * omega for axis in (columns, rows)]
-    return np.concatenate([part for angle in angles for part in (np.sin(angle), np.cos(angle))], axis=1)
 
 
 def modulated(h: Float[Array, "b n f"], shift: Float[Array, "b f"], scale: Float[Array, "b f"]) -> Array:
@@ -83,10 +75,7 @@ class DiT(Net):
     ) -> Image:
         b, height, width, channels = x.shape
         p = self.patch
-        if height % p or width % p:
-            raise ValueError(
-                f"a DiT with patches of {p}x{p} takes images whose sides {p} divides, not {height}x{width}"
-            )
+        check_sides(x, p, f"a DiT with patches of {p}x{p}")
         if self.width % self.heads or self.width % 4:
             raise ValueError(
                 f"a DiT's width must be divisible by 4 and by its heads, got {self.width} and {self.heads}"
@@ -95,7 +84,7 @@ class DiT(Net):
         c = nn.silu(
             Conditioning(self.width, FREQUENCIES, self.num_classes, name="conditioning")(noise, label, interval)
         )
-        patches = x.reshape(b, rows, p, columns, p, channels).swapaxes(2, 3).reshape(b, rows * columns, -1)
+        patches = patched(x, p).reshape(b, rows * columns, -1)
         embed = nn.Dense(self.width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="embed")
         h = embed(patches).astype(jnp.float32) + jnp.asarray(positions(rows, columns, self.width), jnp.float32)[None]
         block = DiTBlock(self.width, self.heads, self.expansion, self.dropout, self.dtype, parent=None)
@@ -103,7 +92,7 @@ class DiT(Net):
         zeros = nn.initializers.zeros
         shift, scale = jnp.split(nn.Dense(2 * self.width, kernel_init=zeros, name="adaptive_out")(c), 2, axis=-1)
         out = nn.Dense(p * p * channels, kernel_init=zeros, name="out")(modulated(h, shift, scale))
-        return out.reshape(b, rows, columns, p, p, channels).swapaxes(2, 3).reshape(x.shape)
+        return unpatched(out.reshape(b, rows, columns, -1), p)
 
 
 # The paper's sizes (2212.09748 table 1). With patches of 2 on its 32×32×4 latents and 1,000 classes they have 33, 130,

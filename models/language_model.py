@@ -67,11 +67,10 @@ class Reading(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TokenModel(Model):
-    """Base of the models that samplers/autoregressive.py draws from and losses/sequence.py trains."""
+class OverTokens(Model):
+    """Base of all models of tokens, those of models/masked.py among them."""
 
     vocabulary: int | None = None  # number of tokens; None: the data's
-    stop: int | None = None  # the token after which a sequence has ended; None: the data's, if it has one
 
     @property
     def tokens(self) -> int:
@@ -83,6 +82,13 @@ class TokenModel(Model):
         if not self.vocabulary:
             raise ValueError(f"{type(self).__name__} is of tokens, and neither it nor its data says how many there are")
         return self.vocabulary
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenModel(OverTokens):
+    """Base of the models that samplers/autoregressive.py draws from and losses/sequence.py trains."""
+
+    stop: int | None = None  # the token after which a sequence has ended; None: the data's, if it has one
 
     @property
     @abstractmethod
@@ -133,6 +139,8 @@ class LanguageModel(TokenModel):
             raise ValueError("a context of 1 has room for the start token alone")
         if self.num_classes and not self.from_start:
             raise ValueError("a class is told by the start token: num_classes needs from_start")
+        if self.backbone.starts and not self.from_start:
+            raise ValueError(f"a {type(self.backbone).__name__} begins with the start token: it needs from_start")
         if not self.backbone.causal:
             raise ValueError("a network in two directions sees what it is to predict; the backbone must be causal")
         if self.carried and (self.from_start or self.backbone.limit or isinstance(self.backbone, Transformer)):

@@ -8,9 +8,10 @@ from flax import linen as nn
 
 from models.convolution import Conv3x3, convolution
 from models.denoiser import Denoiser
-from models.dit import PRESETS, DiT, DiTBlock, positions
+from models.dit import PRESETS, DiT, DiTBlock
 from models.embedding import sinusoidal
 from models.mlp import MLP, MLPBlock
+from models.patches import positions
 from models.stack import Stack, checkpointed
 from models.unet import UNet
 from paths.predictions import face

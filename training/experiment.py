@@ -8,7 +8,8 @@ from flax import linen as nn
 from data.dataset import Dataset
 from losses.loss import Loss
 from metrics.metric import Metric
-from models.language_model import TokenModel
+from models.codec import Codec
+from models.language_model import OverTokens, TokenModel
 from models.model import Model
 from samplers.sampler import NoSampler, Sampler
 from training.config import field_names
@@ -74,12 +75,15 @@ class Experiment:
     def resolved_model(self) -> Model:
         """The model with what it leaves open filled in.
 
-        `precision` and `remat` where a net says neither; the data's grid and its tokens where a model of tokens does not.
+        `precision` and `remat` where a net says neither; the data's grid, tokens and levels where a model does not.
         """
         model = _resolve(self.model, {"dtype": self.precision, "remat": self.remat, "grid": self.data.grid})
-        if isinstance(model, TokenModel) and model.vocabulary is None:
-            stop = self.data.stop if model.stop is None else model.stop
-            model = replace(model, vocabulary=self.data.vocabulary or None, stop=stop)
+        if isinstance(model, OverTokens) and model.vocabulary is None:
+            if isinstance(model, TokenModel) and model.stop is None:
+                model = replace(model, stop=self.data.stop)
+            model = replace(model, vocabulary=self.data.vocabulary or None)
+        if isinstance(model, Codec) and model.levels is None and self.data.bin_width:
+            model = replace(model, levels=round(2.0 / self.data.bin_width) + 1)
         return model
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from data.dataset import Batches
 from models.flows.flow import Flow
-from models.language_model import TokenModel
+from models.language_model import OverTokens
 from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
@@ -105,7 +105,7 @@ class Plan:
     def _check_tokens(self) -> None:
         """A model of tokens has those of its data; what is carried from batch to batch goes on where it was."""
         data, streams = self.experiment.data, getattr(self.experiment.data, "streams", 0)
-        if isinstance(self.model, TokenModel) and data.vocabulary != self.model.tokens:
+        if isinstance(self.model, OverTokens) and data.vocabulary != self.model.tokens:
             raise ValueError(f"the model has {self.model.tokens} tokens, but the data has {data.vocabulary}")
         carried, rows = getattr(self.model, "carried", False), self.experiment.batch_size
         if carried != bool(streams) or (carried and (streams, self.experiment.accumulate) != (rows, 1)):

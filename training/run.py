@@ -1,7 +1,8 @@
 """A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`.
 
 `evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`.
-`pairs/` holds what a run of reflow has had this one draw (training/reflow.py).
+`pairs/` holds what a run of reflow has had this one draw (training/reflow.py), `codes/` what a second stage has had it
+encode (training/codes.py).
 """
 
 import json
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.dataset import Dataset
+from models.codec import Codec
 from models.model import Model, Variables
 from training import config
 from training.checkpoint import Store
@@ -26,7 +28,7 @@ from training.step import named_key
 
 CONTENTS = (
     *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples"),
-    *("summary.json", "evaluation.json", "pairs"),
+    *("summary.json", "evaluation.json", "pairs", "codes"),
 )
 
 
@@ -155,9 +157,17 @@ def example_batch(experiment: Experiment) -> dict[str, np.ndarray]:
 def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> dict[str, Any] | None:
     """What samples `first` … `first` + n − 1 are drawn from: what the data has them begin with, and classes in turn.
 
-    None where there is nothing of either.
+    A first stage is given images of the test split, which it reconstructs. None where there is nothing of any.
     """
-    return (jax.tree.map(jnp.asarray, data.condition(n, first)) | classes_in_turn(model, n, first)) or None
+    given = data.condition(n, first) | (images(data, n, first) if isinstance(model, Codec) else {})
+    return (jax.tree.map(jnp.asarray, given) | classes_in_turn(model, n, first)) or None
+
+
+def images(data: Dataset, n: int, first: int = 0) -> dict[str, Any]:
+    """Images `first` … `first` + n − 1 of the test split, again from its first behind its last."""
+    source = data.source("test")
+    numbers = np.arange(first, first + n)
+    return {"image": source.read(numbers % len(source), -1, numbers)["x"]}
 
 
 def classes_in_turn(model: Model, n: int, first: int = 0) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from models.flows.conditioners import Conditioner, ConvConditioner
 from models.flows.coupling import Coupling, FactorOut
 from models.flows.elementwise import Affine
 from models.flows.linear import ActNorm, Invertible1x1
-from models.flows.reshaping import Squeeze, check_sides
+from models.flows.reshaping import Squeeze
 from models.flows.stacked import Stacked
 from models.model import Condition
+from models.patches import check_sides
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,8 +22,9 @@ from models.flows.coupling import Coupling, FactorOut
 from models.flows.elementwise import Affine
 from models.flows.linear import ActNorm
 from models.flows.masks import Checkerboard, Halves, Mask
-from models.flows.reshaping import Squeeze, check_sides
+from models.flows.reshaping import Squeeze
 from models.model import Condition
+from models.patches import check_sides
 
 
 @dataclass(frozen=True, kw_only=True)

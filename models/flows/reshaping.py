@@ -12,13 +12,7 @@ from jaxtyping import Array, Float
 
 from models.flows.bijection import Bijection, Moved, Params, Within, zeros
 from models.model import Condition
-
-
-def check_sides(x: Float[Array, "b *s"], divisor: int, who: str) -> None:
-    """Raises a ValueError unless x is of images [B, H, W, C] whose sides `divisor` divides."""
-    if x.ndim != 4 or x.shape[1] % divisor or x.shape[2] % divisor:
-        got = "x".join(map(str, x.shape[1:3])) if x.ndim == 4 else f"arrays with {x.ndim - 1} axes"
-        raise ValueError(f"{who} takes images whose sides {divisor} divides, not {got}")
+from models.patches import check_sides, patched, unpatched
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +57,9 @@ class Patches(Within):
     def open(self, x: Float[Array, "b *s"]) -> tuple[Float[Array, "b t f"], Any]:
         p = self.patch
         check_sides(x, p, f"a flow over patches of {p}x{p}")
-        b, h, w, c = x.shape
-        return x.reshape(b, h // p, p, w // p, p, c).swapaxes(2, 3).reshape(b, -1, p * p * c), x.shape
+        b, *_, c = x.shape
+        return patched(x, p).reshape(b, -1, p * p * c), x.shape
 
     def close(self, shown: Float[Array, "b t f"], rest: Any) -> Float[Array, "b h w c"]:
-        p, (b, h, w, c) = self.patch, rest
-        return shown.reshape(b, h // p, w // p, p, p, c).swapaxes(2, 3).reshape(b, h, w, c)
+        p, (b, h, w, _) = self.patch, rest
+        return unpatched(shown.reshape(b, h // p, w // p, -1), p)
