@@ -8,7 +8,7 @@ from dataclasses import replace
 from experiments import vqvae_mnist as vqvae
 from models.autoencoder import ViTDecoder, ViTEncoder
 from models.codebook import EMA
-from models.observation import Logistic
+from models.observation import Gaussian
 from models.vqvae2 import VQVAE2
 
 experiment = replace(
@@ -20,7 +20,7 @@ experiment = replace(
         top_decoder=ViTDecoder(width=128, depth=1, patch=2),
         quantizer=EMA(size=512, width=8, start="kmeans", restart=0.1),
         decoder=ViTDecoder(width=64, depth=1, patch=2),
-        observation=Logistic(),
+        observation=Gaussian(),
         width=64,
     ),
 )
@@ -34,7 +34,7 @@ tiny = replace(
         top_decoder=ViTDecoder(width=8, depth=1, heads=2, patch=2),
         quantizer=EMA(size=8, width=4),
         decoder=ViTDecoder(width=8, depth=1, heads=2, patch=7),
-        observation=Logistic(),
+        observation=Gaussian(),
         width=8,
     ),
 )

@@ -10,7 +10,7 @@ from losses.reconstruction import Reconstruction
 from metrics.reconstruction_error import ReconstructionError
 from models.autoencoder import ViTDecoder, ViTEncoder
 from models.codebook import EMA
-from models.observation import Logistic
+from models.observation import Gaussian
 from models.vqvae import VQVAE
 from samplers.reconstruct import Reconstruct
 from training.experiment import Checkpoints, Experiment
@@ -22,7 +22,7 @@ experiment = Experiment(
         encoder=ViTEncoder(width=128, depth=2),
         quantizer=EMA(size=512, width=8, start="kmeans", restart=0.1),
         decoder=ViTDecoder(width=128, depth=2),
-        observation=Logistic(),
+        observation=Gaussian(),
     ),
     loss=Reconstruction(),
     sampler=Reconstruct(),
@@ -41,7 +41,7 @@ tiny = replace(
         encoder=ViTEncoder(width=8, depth=1, heads=2, patch=7),
         quantizer=EMA(size=8, width=4, restart=0.03),
         decoder=ViTDecoder(width=8, depth=1, heads=2, patch=7),
-        observation=Logistic(),
+        observation=Gaussian(),
     ),
     metrics=(ReconstructionError(examples=16),),
     steps=4,

@@ -95,6 +95,11 @@ class TokenModel(OverTokens):
     def limit(self) -> int:
         """The longest sequence that can be read; 0 where there is no such limit."""
 
+    @property
+    def slides(self) -> bool:
+        """Whether a longer one may go on from its own later half, read as a beginning."""
+        return True
+
     @abstractmethod
     def read(self, variables: Variables, batch: Batch, key: Key[Array, ""] | None = None) -> Reading:
         """All places of a batch at once. With a key, as in training: dropout, and what is carried over goes on."""
@@ -150,6 +155,10 @@ class LanguageModel(TokenModel):
     def limit(self) -> int:
         # A start token takes one place.
         return self.backbone.limit and self.backbone.limit - self.from_start
+
+    @property
+    def slides(self) -> bool:
+        return not self.backbone.starts  # the later half of a grid begins somewhere else
 
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
         embed_key, key = jax.random.split(key)

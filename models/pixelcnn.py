@@ -153,7 +153,8 @@ class PixelCNN(Backbone):
             "h": (self.depth, size, half, self.width),  # the columns left of the place
             "messages": (self.depth + 1, size, columns, 2 * self.width),  # from v to the row that is being read
         }
-        return {name: jnp.zeros(shape) for name, shape in shapes.items()} | {"index": jnp.zeros((), jnp.int32)}
+        arrays = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+        return arrays | {"index": jnp.zeros((), jnp.int32)}
 
     def _step(self, state: State, vector: Vector) -> tuple[State, Vector]:
         """h of the last layer at the next place, `vector` being that of the token before it, or c."""

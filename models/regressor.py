@@ -20,6 +20,8 @@ class SequenceRegressor(Model):
     def __post_init__(self) -> None:
         if not self.backbone.causal:
             raise ValueError("backwards, h_T has seen only x_T: the backbone must be causal")
+        if self.backbone.starts:
+            raise ValueError(f"a {type(self.backbone).__name__} takes x_1 for what stands before the sequence")
 
     def init(self, key: Key[Array, ""], batch: Batch) -> Variables:
         if batch["x"].ndim != 3:

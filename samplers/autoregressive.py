@@ -92,6 +92,8 @@ class Decoding(Sampler):
         room = model.limit + 1 if model.limit else total
         first = min(total, room)
         x, ended = self._draw(model, variables, keys, condition, prompt, first, jnp.zeros(keys.shape, bool))
+        if total > first and not model.slides:
+            raise ValueError(f"a sample has {room} tokens, the whole of a grid: length={total} is more")
         if total > first:
             kept = (model.limit + 1) // 2
             fresh = room - kept

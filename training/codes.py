@@ -140,8 +140,8 @@ class _OfFirstStage(Encoded):
         """Encodes the training split, if that has not been done."""
         self.encoded("train")
 
-    def encoded(self, split: str) -> np.ndarray:
-        """All of a split, from RUN/codes where it is there.
+    def encoded(self, split: str) -> Arrays:
+        """All of a split, with the labels of its images, from RUN/codes where it is there.
 
         Raises:
           UserError: what is there was made by another checkpoint, or cannot be read.
@@ -163,25 +163,31 @@ class _OfFirstStage(Encoded):
 
 
 @lru_cache(maxsize=4)
-def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> np.ndarray:
+def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
     path = Path(data.codes) / "codes" / f"{data.kind}_{split}.npz"
     if path.is_file():
         return _read(path, stage)
     source = stage.images.source(split)
     print(f"encoding {len(source)} images of the {split} split with {data.codes}", flush=True)
     rows = [np.arange(first, min(first + CHUNK, len(source))) for first in range(0, len(source), CHUNK)]
-    x = np.concatenate([data.make(stage, source.read(part, -1, part)["x"]) for part in rows])
+    parts: list[Arrays] = []
+    for some in rows:
+        batch = source.read(some, -1, some)
+        parts.append({**batch, "x": data.make(stage, batch["x"])})
+    arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     path.parent.mkdir(exist_ok=True)
     part = path.with_suffix(".part.npz")
-    np.savez(part, x=x, made_by=stage.digest)
+    kept: dict[str, Any] = {**arrays, "made_by": stage.digest}
+    np.savez(part, **kept)
     part.replace(path)
-    return x
+    return arrays
 
 
-def _read(path: Path, stage: FirstStage) -> np.ndarray:
+def _read(path: Path, stage: FirstStage) -> Arrays:
     try:
         with np.load(path) as file:
-            x, maker = file["x"], str(file["made_by"])
+            arrays = {name: file[name] for name in file.files}
+            maker = str(arrays.pop("made_by"))
     except Exception as error:  # zipfile raises many kinds
         raise UserError(f"{path} cannot be read ({error}); delete it, and it is made again") from error
     if maker != stage.digest:
@@ -189,12 +195,12 @@ def _read(path: Path, stage: FirstStage) -> np.ndarray:
             f"{path} was made by another checkpoint or codebook (digest {maker[:12]}) than the one in "
             f"{stage.run.folder} ({stage.digest[:12]}); delete it, and it is made again"
         )
-    return x
+    return arrays
 
 
 @dataclass(frozen=True)
 class EncodedSource(Source):
-    """A split, with the labels of its images. Nothing is encoded before the first record is read."""
+    """A split. Nothing is encoded before the first record is read."""
 
     data: _OfFirstStage
     images: Source
@@ -204,17 +210,8 @@ class EncodedSource(Source):
         return len(self.images)
 
     def read(self, records: Int[np.ndarray, " b"], seed: int, numbers: Int[np.ndarray, " b"]) -> Arrays:
-        batch = {"x": self.data.model_space(self.data.encoded(self.split)[records])}
-        labels = _labels(self.images)
-        return batch if labels is None else {**batch, "label": labels[records]}
-
-
-@lru_cache(maxsize=4)
-def _labels(images: Source) -> np.ndarray | None:
-    """Of all records: read once, since images need not be read again."""
-    rows = [np.arange(first, min(first + CHUNK, len(images))) for first in range(0, len(images), CHUNK)]
-    parts = [images.read(part, -1, part) for part in rows]
-    return np.concatenate([part["label"] for part in parts]) if "label" in parts[0] else None
+        batch = {name: value[records] for name, value in self.data.encoded(self.split).items()}
+        return {**batch, "x": self.data.model_space(batch["x"])}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +284,7 @@ class Latents(_OfFirstStage):
 @lru_cache(maxsize=4)
 def _moments(data: Latents, stage: FirstStage) -> Float[np.ndarray, "2 1 1 1 d"]:
     """Mean and standard deviation of each number, over all places of all training images."""
-    x = data.encoded("train").astype(np.float64)
+    x = data.encoded("train")["x"].astype(np.float64)
     moments = np.stack([f(x, axis=(0, 1, 2), keepdims=True) for f in (np.mean, np.std)])
     moments[1] = np.maximum(moments[1], 1e-6)  # a number that never varies
     return moments.astype(np.float32)
