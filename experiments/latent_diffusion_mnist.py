@@ -24,7 +24,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=Latents(codes="runs/vqvae_mnist"),
     model=Denoiser(
-        net=DiT(width=192, depth=4, heads=6, patch=1, num_classes=10), path=Rectified(), predicts="velocity"
+        net=DiT(width=128, depth=4, heads=4, patch=1, num_classes=10), path=Rectified(), predicts="velocity"
     ),
     loss=FlowMatching(times=LogitNormal(draw="low_discrepancy"), label_dropout=0.1),
     sampler=Diffusion(solver=Heun(), grid=Uniform(), steps=20),

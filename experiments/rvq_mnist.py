@@ -8,7 +8,10 @@ from models.residual_vq import ResidualVQ
 
 experiment = replace(
     vqvae.experiment,
-    model=replace(vqvae.experiment.model, quantizer=ResidualVQ(codebook=EMA(size=8, width=8, start="kmeans", restart=0.1), depth=3)),
+    model=replace(
+        vqvae.experiment.model,
+        quantizer=ResidualVQ(codebook=EMA(size=8, width=8, start="kmeans", restart=0.1), depth=3),
+    ),
 )
 
 tiny = replace(

@@ -16,7 +16,7 @@ experiment = replace(
     transformer.experiment,
     model=MaskedModel(
         backbone=Transformer(
-            width=192, depth=4, heads=6, dropout=0.1, bidirectional=True, positions="learned", context=64
+            width=128, depth=4, heads=4, dropout=0.1, bidirectional=True, positions="learned", context=64
         ),
         num_classes=10,
     ),

@@ -10,7 +10,7 @@ from models.pixelcnn import PixelCNN
 
 experiment = replace(
     transformer.experiment,
-    model=replace(transformer.experiment.model, backbone=PixelCNN(width=128, depth=6, first_kernel=5, dropout=0.1)),
+    model=replace(transformer.experiment.model, backbone=PixelCNN(width=96, depth=5, first_kernel=5, dropout=0.1)),
 )
 
 tiny = replace(transformer.tiny, model=replace(transformer.tiny.model, backbone=PixelCNN(width=8, depth=1)))

@@ -19,7 +19,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=Codes(codes="runs/vqvae_mnist"),
     model=LanguageModel(
-        backbone=Transformer(width=192, depth=4, heads=6, dropout=0.1), from_start=True, num_classes=10
+        backbone=Transformer(width=128, depth=4, heads=4, dropout=0.1), from_start=True, num_classes=10
     ),
     loss=NextToken(),
     sampler=Decoding(),

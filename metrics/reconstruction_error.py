@@ -33,7 +33,7 @@ def codec(model: Model) -> Codec:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionError(OverExamples):
-    """Eq. (1)–(4) of a split."""
+    """Eq. (1)–(4) of a split; the names of the training split's numbers end in `_of_train`."""
 
     examples: int = 10_000
 
@@ -59,4 +59,5 @@ class ReconstructionError(OverExamples):
             numbers |= {"perplexity": float(np.exp(-np.sum(p * np.log(p)))), "usage": float(np.mean(counts > 0))}
         elif np.any(nats):
             numbers["bits_per_dim_of_latents"] = float(bits * nats.mean())
-        return numbers
+        end = "_of_train" if self.split == "train" else ""
+        return {name + end: value for name, value in numbers.items()}

@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+from jaxtyping import Array, Float, Key
 
 from models.quantize import Bottleneck, Latents, Quantized
 
@@ -63,7 +63,7 @@ class NormalPosterior(_Continuous):
         q = mean if key is None else mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
         return Quantized(q, None, variables["state"], jnp.zeros_like(nats), self.rate * nats, {"kl": nats})
 
-    def latent(self, z: Latents) -> Latents:
+    def latent(self, z: Latents) -> Float[Array, "b *s d"]:
         """The mean."""
         return jnp.split(z, 2, axis=-1)[0]
 

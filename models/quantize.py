@@ -64,7 +64,7 @@ class Bottleneck(ABC):
     def __call__(self, variables: Any, z: Latents, key: Key[Array, ""] | None = None) -> Quantized:
         """With a key, as in training: what is drawn is drawn, and statistics move."""
 
-    def latent(self, z: Latents) -> Latents:
+    def latent(self, z: Latents) -> Float[Array, "b *s d"]:
         """Of what it is given, what a prior over continuous latents models: all of it."""
         return z
 
