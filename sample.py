@@ -25,6 +25,8 @@ their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sa
 --super-resolve FACTOR IMAGE.png draw what agrees with a given image, which samples.png then shows first.
 
 --prompt TEXT is what a text goes on from, or what is translated; --length N asks for more of it than the data's own.
+
+Codes and latents are decoded by the first stage that they come from; samples.npz then holds `images`, too.
 """
 
 
@@ -170,7 +172,10 @@ def main() -> None:
 
     out = chosen.out or folder
     out.mkdir(parents=True, exist_ok=True)
+    shown = data.shown(x)
     arrays: dict[str, Any] = {"x": x, "seed": chosen.seed, "step": step, **(condition or {})}
+    if data.pictured != data:
+        arrays["images"] = shown
     np.savez(out / "samples.npz", **arrays)
     written = ["samples.npz"]
     text = texts(data, x)
@@ -180,8 +185,7 @@ def main() -> None:
         print(f"\n{'-' * 40}\n".join(text))
     else:
         try:
-            pictured = data.shown(x)
-            pictured = pictured if edit.shown is None else np.concatenate([edit.shown, pictured])
+            pictured = shown if edit.shown is None else np.concatenate([edit.shown, shown])
             save_png(picture(pictured), out / "samples.png")
             written.insert(0, "samples.png")
         except ValueError as error:
@@ -190,7 +194,7 @@ def main() -> None:
         np.savez(out / "trajectory.npz", x=drawn.trajectory)
         written.append("trajectory.npz")
         try:
-            save_gif(drawn.trajectory, out / "trajectory.gif")
+            save_gif(np.stack([data.shown(state) for state in drawn.trajectory]), out / "trajectory.gif")
             written.append("trajectory.gif")
         except ValueError as error:
             print(f"no animation: {error}")

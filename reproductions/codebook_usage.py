@@ -25,11 +25,11 @@ SCALES = {"tiny": None, "small": None}
 WHERE = {"tiny": ("vqvae_digits", 256, 600), "small": ("vqvae_mnist", 512, 500)}  # experiment, codes, steps
 EVERY = 10  # steps a point of a curve
 VARIANTS: dict[str, Codebook] = {
-    "random": EMA(start="random"),
     "random_restarts": EMA(start="random", restart=0.1),
-    "data": EMA(start="data"),
     "data_restarts": EMA(start="data", restart=0.1),
     "kmeans_restarts": EMA(start="kmeans", restart=0.1),
+    "random": EMA(start="random"),
+    "data": EMA(start="data"),
     "gradient_random": VQ(start="random"),
     "gradient_data": VQ(start="data"),
 }
@@ -74,8 +74,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
         for axes, curve in zip(panels, ("usage_curve", "perplexity_curve"), strict=True):
             axes.plot(row["steps"], row[curve], LINES[row["rule"]], color=colour, label=f"{row['rule']}: {name}")
     codes = rows[0]["codes"]
-    panels[0].set(xlabel="step", ylabel=f"part of {codes} codes used, a training batch", ylim=(0.0, 1.03))
-    panels[1].set(xlabel="step", ylabel=f"perplexity of {codes} codes, a training batch", ylim=(0.0, None))
+    panels[0].set(xlabel="training step", ylabel=f"share of {codes} codes used in a batch", ylim=(0.0, 1.03))
+    panels[1].set(xlabel="training step", ylabel=f"perplexity of {codes} codes in a batch", ylim=(0.0, None))
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, handlelength=3)
 
 

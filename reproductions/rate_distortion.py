@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from metrics.reconstruction_error import ReconstructionError
 from models.codebook import Codebook
@@ -75,6 +76,9 @@ def draw(rows: list[Row], figure: Figure) -> None:
         style: Any = {"color": colour, "marker": marker, "markerfacecolor": "white", "lw": 0.8, "alpha": 0.45}
         axes.plot(entropy, errors, label="by its codes' entropy", **style)
     axes.set(xlabel="bits a digit of 8×8 pixels", ylabel="normalised error, 360 held-out digits", yscale="log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(which="both", lw=0.4, alpha=0.4)
     figure.legend(loc="outside lower center", ncols=len(families))
 

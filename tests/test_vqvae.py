@@ -168,6 +168,8 @@ def test_what_does_not_fit_is_refused():
     for model, said in ((MODELS["conv"], "halves 2 times"), (MODELS["vit"], "patches of 4x4")):
         with pytest.raises(ValueError, match=f"{said} takes images whose sides 4 divides, not 30x28"):
             model.init(jax.random.key(0), {"x": x})
+    with pytest.raises(ValueError, match="halves 1 times takes images whose sides 2 divides, not 5x5"):
+        MODELS["two"].init(jax.random.key(0), {"x": jnp.zeros((1, 10, 10, 1))})
     with pytest.raises(ValueError, match="both must be alike"):
         VQVAE(encoder=ViTEncoder(patch=2), decoder=ViTDecoder(patch=4))
     with pytest.raises(ValueError, match="both must be alike"):

@@ -230,7 +230,7 @@ class Codes(_OfFirstStage):
     def grid(self) -> tuple[int, int] | None:
         return self.stage.model.grid(self.stage.shape)
 
-    def make(self, stage: FirstStage, x: Float[np.ndarray, "n h w c"]) -> Int[np.ndarray, "n t"]:
+    def make(self, stage: FirstStage, x: Float[np.ndarray, "n h w c"]) -> Integer[np.ndarray, "n t"]:
         return stage.over(stage.model.encode, x).astype(np.min_scalar_type(stage.model.codes))
 
     def model_space(self, x: np.ndarray) -> Int[np.ndarray, "n t"]:

@@ -110,6 +110,9 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
     asked = edit != Edit()
     if not asked:
         return Edited(sampler, classes, {}, None, {})
+    images = ("inpaint", "deblur", "super_resolve", "interpolate")
+    if experiment.data.pictured != experiment.data and any(getattr(edit, name) is not None for name in images):
+        raise UserError(f"{folder} draws codes or latents: images can be given to runs on images themselves")
     if isinstance(model, Flow):
         return _edited_flow(edit, sampler, folder, experiment, classes)
     if edit.interpolate is not None:
