@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter, NullLocator
 
 from data.dataset import Dataset
 from metrics.class_accuracy import read_as
@@ -52,7 +53,7 @@ MASKED_STEPS = {"small": (1, 4, 8, 12, 24), "tiny": (1, 2, 4, 8)}
 TINY_STEPS = 600  # of training
 SAMPLES, KEPT, CLASSES = 1000, 100, 10
 REAL, RECONSTRUCTED = "real images", "reconstructions"
-SIZE = (14, 5.6)
+SIZE = (14, 4.8)
 
 
 def prior(name: str, scale: str) -> Path:
@@ -159,15 +160,17 @@ def lines_of_references(axes: Any, rows: list[Row]) -> None:
 
 def against_steps(axes: Any, steps: set[int], label: str) -> None:
     """What a panel of Fréchet distances has beside its points."""
-    axes.set_xticks(sorted(steps), [str(tick) for tick in sorted(steps)])
-    axes.minorticks_off()
+    axes.set_xticks(sorted(steps), [str(tick) for tick in sorted(steps)], fontsize=8)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(LogFormatter())
+    axes.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.6)))  # where there are few decades
     axes.set(xlabel=label, ylabel="Fréchet distance, classifier features")
     axes.grid(True, alpha=0.3)
-    axes.legend(fontsize=8)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8)  # above, clear of the lines
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
-    parts: Any = figure.subfigures(1, 2, width_ratios=(1.75, 1))
+    parts: Any = figure.subfigures(1, 2, width_ratios=(2.4, 1))
     axes = parts[0].subplots()
     shape = rows[0]["images"].shape[1:]
     pairs = [row["images"][: 2 * CLASSES].reshape(2, CLASSES, *shape).swapaxes(0, 1) for row in rows]
