@@ -7,8 +7,9 @@ the bits/dim, which are then at most log₂(10) of an image's bits lower. They b
 
 Samples are of all classes in turn, and so are the real images of the test split beside them and their reconstructions,
 which are what a perfect prior could reach. Fréchet distances are to the training split, in the features of
-metrics/classifier.py, and are the larger the fewer images there are. Seconds a sample are without compiling and
-decoding; encoding the training split is in no prior's seconds of training where it has been done here.
+metrics/classifier.py, and are the larger the fewer images there are. Seconds a sample are of 500 at once,
+without compiling and decoding; encoding the training split is in no prior's seconds of training where it has been done
+here.
 """
 
 import json

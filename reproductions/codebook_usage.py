@@ -38,6 +38,11 @@ LINES = {"averages": "--", "averages, restarts": "-", "gradient": ":"}
 SIZE = (10, 4.6)
 
 
+def rule(codebook: Codebook) -> str:
+    """How the codes move: a key of LINES."""
+    return f"averages{', restarts' if codebook.restart else ''}" if isinstance(codebook, EMA) else "gradient"
+
+
 def curves(folder: Path) -> dict[str, np.ndarray]:
     """What a run has logged of its training batches."""
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -59,10 +64,8 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             sample_every=0,
             log_every=EVERY,
         )
-        rule = "gradient" if isinstance(codebook, VQ) else "averages"
-        rule += ", restarts" if getattr(codebook, "restart", 0.0) else ""
         found = json.loads((folder / "summary.json").read_text())
-        row: Row = {"variant": variant, "start": codebook.start, "rule": rule, "codes": size}
+        row: Row = {"variant": variant, "start": codebook.start, "rule": rule(codebook), "codes": size}
         row |= {column: found[column] for column in ("usage", "perplexity", "normalised_error")}
         yield row | curves(folder)
 

@@ -3,8 +3,8 @@
 The latents are those of a VQ-VAE, the network is a DiT of as many tokens on either side: patches of 1 of the latents,
 larger ones of the pixels. Steps, batches, loss and sampler are the same, and a step costs about the same; the latents
 have cost the training of their first stage before, which is told apart, and a pass of its encoder over the training
-split, which is not counted where it has been done here. Samples are of all classes in turn, 1,000 in one go, decoding
-counted and compiling not; figures and what stands beside them are as in code_priors.
+split, which is not counted where it has been done here. Samples are of all classes in turn, drawn 500 at once,
+decoding counted and compiling not; figures and what stands beside them are as in code_priors.
 """
 
 import time

@@ -167,6 +167,8 @@ def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
     path = Path(data.codes) / "codes" / f"{data.kind}_{split}.npz"
     if path.is_file():
         return _read(path, stage)
+    if jax.process_count() > 1:  # each would write the same file, and wait for another's devices
+        raise UserError(f"{path} is made by one process: train or sample with {FLAG} on one host first")
     source = stage.images.source(split)
     print(f"encoding {len(source)} images of the {split} split with {data.codes}", flush=True)
     rows = [np.arange(first, min(first + CHUNK, len(source))) for first in range(0, len(source), CHUNK)]
