@@ -15,12 +15,13 @@ from samplers.masked import MaskedDecoding
 experiment = replace(
     transformer.experiment,
     model=MaskedModel(
-        backbone=Transformer(width=128, depth=4, heads=4, bidirectional=True, positions="learned", context=64),
+        backbone=Transformer(
+            width=128, depth=4, heads=4, dropout=0.1, bidirectional=True, positions="learned", context=64
+        ),
         num_classes=10,
     ),
     loss=MaskedTokens(),
     sampler=MaskedDecoding(steps=12),
-    steps=3000,  # what is masked is learned more slowly than what is next
 )
 
 tiny = replace(

@@ -50,7 +50,7 @@ PRIORS = {
     "vqvae_prior_masked": "masked transformer",
     "latent_diffusion_mnist": "latent diffusion",
 }
-MASKED_STEPS = {"small": (1, 4, 8, 12, 24), "tiny": (1, 2, 4, 8)}
+MASKED_STEPS = {"small": (1, 4, 8, 12, 49), "tiny": (1, 2, 4, 16)}  # the last: one code a step
 TINY_STEPS = 600  # of training
 SAMPLES, KEPT, CLASSES = 1000, 100, 10
 REAL, RECONSTRUCTED = "real images", "reconstructions"
