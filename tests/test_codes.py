@@ -11,10 +11,15 @@ import pytest
 from data.digits import Digits
 from metrics.class_accuracy import ClassAccuracy
 from metrics.confidence import Confidence
+from metrics.flow_likelihood import FlowLikelihood
 from metrics.metric import Evaluation
 from metrics.token_likelihood import TokenLikelihood
 from metrics.two_stage import TwoStageLikelihood
 from models.bottlenecks import Plain
+from models.flows.causal import CausalTransformer
+from models.flows.dequantization import Continuous
+from models.flows.flow import Flow
+from models.flows.tarflow import TarFlow
 from tests.conftest import needs
 from training.cli import load_experiment
 from training.codes import Codes, Latents
@@ -121,6 +126,16 @@ def test_every_second_stage_trains_and_is_measured(name, first, tmp_path):
     summary = train(second(name, first), tmp_path / name)
     assert math.isfinite(summary["loss"])
     assert 0.0 <= summary["confident"] <= 1.0
+
+
+def test_a_flow_is_a_prior_over_latents(first, tmp_path):
+    net = CausalTransformer(width=8, depth=1, heads=2, num_classes=10)
+    model = Flow(bijection=TarFlow(patch=1, blocks=2, net=net), dequantize=Continuous())
+    metrics = (FlowLikelihood(examples=8), ClassAccuracy(samples=10))
+    experiment = short("tarflow_mnist", data=Latents(codes=str(first)), model=model, metrics=metrics)
+    summary = train(experiment, tmp_path / "flow")
+    assert math.isfinite(summary["nll_given_label"])
+    assert 0.0 <= summary["class_accuracy"] <= 1.0
 
 
 @pytest.mark.parametrize(
