@@ -1,7 +1,8 @@
 """Distortion against rate on digits: codebooks of 4 to 1,024 codes, FSQ's levels, residual VQ's depths.
 
-Every point is vqvae_digits in 800 steps with another quantizer. Distortion is the normalised error of the 360 held-out
-digits. The rate of a digit's T codes is T·log₂ K where all are as long, and T·log₂ perplexity where a code's length is
+Every point is vqvae_digits in 800 steps with another quantizer, and with the Gaussian likelihood, whose loss is the
+distortion: a logistic's decoder buys likelihood with it. Distortion is the normalised error of the 360 held-out digits.
+The rate of a digit's T codes is T·log₂ K where all are as long, and T·log₂ perplexity where a code's length is
 the logarithm of how often it occurs in those same digits, wherever it stands (residual VQ's in one histogram of all
 levels, which its levels apart would be below). 1,437 digits are few: what large codebooks gain on them is in the table
 beside what is left of it on held-out ones.
@@ -20,6 +21,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 from metrics.reconstruction_error import ReconstructionError
 from models.codebook import Codebook
 from models.fsq import FSQ
+from models.observation import Gaussian
 from models.quantize import Quantizer
 from models.residual_vq import ResidualVQ
 from reproductions.reproduction import Row, Trained, made
@@ -48,7 +50,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     base = load_experiment(BASE)
     first: Any = base.model
     for family, name, quantizer in quantizers(first.quantizer):
-        model = replace(first, quantizer=quantizer)
+        model = replace(first, quantizer=quantizer, observation=Gaussian())
         folder = made(
             BASE,
             Path("runs") / f"{BASE}_rate_{name}",
