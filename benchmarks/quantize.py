@@ -3,7 +3,7 @@
     python benchmarks/quantize.py [--codes 8192] [--width 64] [--latents 3136 12544] [--rounds 9]
 
 Naive: all differences [N, K, D], squared and summed. Beside it: all distances [N, K] by one matrix product, and argmin.
-Ours: the same product, at most 2²⁴ distances at a time (models/quantize.py). Sides take turns; medians and quartiles.
+Ours: the same product, about 2²⁰ distances at a time (models/quantize.py). Sides take turns; medians and quartiles.
 """
 
 import argparse

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-HELD = 2**24  # distances that are held at once
+HELD = 2**20  # distances that are held at once: what a CPU keeps in its cache
+FEWEST = 128  # codes at once even so, for a product that fills a GPU
 
 Latents = Float[Array, "b *s f"]
 Indices = Int[Array, "b *s m"]
@@ -95,12 +96,12 @@ class Quantizer(Bottleneck):
 def nearest(z: Float[Array, "n d"], codebook: Float[Array, "k d"]) -> Int[Array, " n"]:
     """Eq. (1), without a gradient.
 
-    Distances are a matrix product, at most 2²⁴ of them at a time: neither their differences [n, K, D] nor, for large K,
-    all of the distances [n, K] are ever held. Of equally near codes the first.
+    Distances are matrix products, of so many codes at a time that about 2²⁰ are held: neither the differences [n, K, D]
+    nor, for large K, all of the distances [n, K] are ever made. Of equally near codes the first.
     """
     z, codebook = jax.lax.stop_gradient((z, codebook))
     size, codes = z.shape[0], codebook.shape[0]
-    at_once = max(1, min(codes, HELD // max(size, 1)))
+    at_once = min(codes, max(FEWEST, HELD // max(size, 1)))
     parts = -(-codes // at_once)
     # Half the squared length, infinite for the rows that fill the last part up: they are nobody's nearest.
     half = 0.5 * jnp.sum(codebook**2, axis=1)
