@@ -24,10 +24,11 @@ from tests.conftest import needs
 from training.cli import load_experiment
 from training.codes import Codes, Latents
 from training.codes import _encoded as encoded
+from training.edit import Edit, edited
 from training.errors import UserError
 from training.loop import train
 from training.mesh import Mesh
-from training.run import Run, example_batch
+from training.run import Run, default_condition, example_batch
 
 PRIORS = ("transformer", "pixelcnn", "lstm", "masked")
 MNIST = ("vqvae_mnist", "fsq_mnist", "rvq_mnist", "vqvae2_mnist")
@@ -92,6 +93,21 @@ def test_latents_are_centred_and_scaled_and_decode(first, variables):
     assert data.bin_width is None
     with pytest.raises(ValueError, match="no probability of images"):
         data.log_prob_of_images("test", 3)
+
+
+def test_a_first_stage_is_shown_images_of_the_test_split(first, variables):
+    """By sample.py and by train.py: it draws nothing of its own."""
+    experiment = Run(first).experiment()
+    wanted = Digits().arrays("test", 3)["x"]
+    plan = edited(Edit(), experiment.sampler, first, experiment)
+    for condition in (
+        plan.condition(variables[0], experiment.data, 3, None),
+        default_condition(variables[0], experiment.data, 3),
+    ):
+        np.testing.assert_array_equal(condition["image"], wanted)
+    with pytest.raises(UserError, match="codes or latents"):
+        experiment = second("latent_diffusion_mnist", first)
+        edited(Edit(inpaint=(first, first)), experiment.sampler, first, experiment)
 
 
 def test_two_stages_cost_the_sum_of_their_parts(first, tmp_path):

@@ -32,7 +32,7 @@ from samplers.thresholding import DynamicThreshold
 from samplers.transforms import Clip, Transform
 from training.errors import UserError
 from training.experiment import Experiment
-from training.run import Run, classes_in_turn, example_batch
+from training.run import Run, classes_in_turn, example_batch, given_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +75,7 @@ class Edited:
         `prompt`, arrays [1, …], stands in the place of what the data would have them begin with.
         """
         own = {name: np.repeat(value, n, axis=0) for name, value in prompt.items()} if prompt else data.condition(n)
+        own |= given_images(model, data, n)
         if self.told and label is None:
             raise UserError("the flow was trained on classes: say with --label of which class the given image is")
         if label is not None:

@@ -159,12 +159,14 @@ def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> di
 
     A first stage is given images of the test split, which it reconstructs. None where there is nothing of any.
     """
-    given = data.condition(n, first) | (images(data, n, first) if isinstance(model, Codec) else {})
+    given = data.condition(n, first) | given_images(model, data, n, first)
     return (jax.tree.map(jnp.asarray, given) | classes_in_turn(model, n, first)) or None
 
 
-def images(data: Dataset, n: int, first: int = 0) -> dict[str, Any]:
-    """Images `first` … `first` + n − 1 of the test split, again from its first behind its last."""
+def given_images(model: Model, data: Dataset, n: int, first: int = 0) -> dict[str, Any]:
+    """What a first stage reconstructs: the test split's images, again from its first behind its last."""
+    if not isinstance(model, Codec):
+        return {}
     source = data.source("test")
     numbers = np.arange(first, first + n)
     return {"image": source.read(numbers % len(source), -1, numbers)["x"]}
