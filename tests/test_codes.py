@@ -105,8 +105,8 @@ def test_a_first_stage_is_shown_images_of_the_test_split(first, variables):
         default_condition(variables[0], experiment.data, 3),
     ):
         np.testing.assert_array_equal(condition["image"], wanted)
+    experiment = second("latent_diffusion_mnist", first)
     with pytest.raises(UserError, match="codes or latents"):
-        experiment = second("latent_diffusion_mnist", first)
         edited(Edit(inpaint=(first, first)), experiment.sampler, first, experiment)
 
 
