@@ -1,13 +1,12 @@
 """Class-conditional rectified flow in the latents of vqvae_mnist, 7x7x8 numbers in place of 784 pixels.
 
-Latent diffusion (2112.10752): the network is mnist_flow's, with patches of 1; what is drawn is decoded by way of the
-nearest codes. Train vqvae_mnist first, or name another first stage: `--data.codes RUN`.
+Latent diffusion (2112.10752): mnist_flow with a narrower network and patches of 1; what is drawn is decoded by way of
+the nearest codes. Train vqvae_mnist first, or name another first stage: `--data.codes RUN`.
 """
 
 from dataclasses import replace
 
-from losses.flow_matching import FlowMatching
-from losses.times import LogitNormal
+from experiments import mnist_flow as pixels
 from metrics.class_accuracy import ClassAccuracy
 from metrics.confidence import Confidence
 from metrics.neighbours import TwoSampleAccuracy
@@ -18,24 +17,16 @@ from paths.schedules import Rectified
 from samplers.diffusion import Diffusion
 from samplers.heun import Heun
 from training.codes import Latents
-from training.experiment import Checkpoints, Experiment
 from training.optimizer import Optimizer
 
-experiment = Experiment(
+experiment = replace(
+    pixels.experiment,
     data=Latents(codes="runs/vqvae_mnist"),
     model=Denoiser(
         net=DiT(width=128, depth=4, heads=4, patch=1, num_classes=10), path=Rectified(), predicts="velocity"
     ),
-    loss=FlowMatching(times=LogitNormal(draw="low_discrepancy"), label_dropout=0.1),
-    sampler=Diffusion(solver=Heun(), grid=Uniform(), steps=20),
     metrics=(Confidence(), ClassAccuracy(), TwoSampleAccuracy()),
-    optimizer=Optimizer(learning_rate=1e-3, warmup=200, decay="cosine"),
     steps=2000,
-    batch_size=64,
-    ema=0.998,
-    remat="full",  # as in mnist_flow: on a CPU recomputing is quicker than keeping
-    checkpoints=Checkpoints(every=500),
-    sample_every=1000,
 )
 
 tiny = replace(

@@ -12,6 +12,7 @@ from experiments.pixel_transformer import tiny
 from losses.sequence import NextToken, log_probs
 from models.language_model import LanguageModel
 from models.pixelcnn import PixelCNN
+from models.regressor import SequenceRegressor
 from samplers.autoregressive import Decoding
 
 V = 5
@@ -228,6 +229,12 @@ def test_the_grid_is_the_datas():
 H = jnp.zeros((2, 15, 6))
 
 
+def drawn(length):
+    variables, batch = case()
+    keys = jax.random.split(jax.random.key(0), 3)
+    return jax.eval_shape(lambda v: Decoding(length=length)(MODEL, v, keys, batch | {"prompt": None}, (15,)), variables)
+
+
 @pytest.mark.parametrize(
     ("run", "message"),
     [
@@ -239,6 +246,8 @@ H = jnp.zeros((2, 15, 6))
         (lambda: NET.clone(first_kernel=4).init(jax.random.key(0), H), "first_kernel=4 must be odd"),
         (lambda: NET.clone(first_kernel=1).init(jax.random.key(0), H), "the second at least 3"),
         (lambda: NET.init(jax.random.key(0), H, lengths=jnp.asarray([15, 3])), "no padding"),
+        (lambda: SequenceRegressor(backbone=NET), "takes x_1 for what stands before"),
+        (lambda: drawn(16), "a sample has 15 tokens, the whole of a grid: length=16"),
     ],
 )
 def test_what_fits_no_grid_is_refused(run, message):
