@@ -2,9 +2,8 @@
 
     (1)  all        row c holds class c
     (2)  a part     S = ⌈rate·C⌉ slots, or a row for each of the batch's classes if those are more. The batch's distinct
-                    classes are in the first n of them; each slot behind holds one class at random of its stratum, S
-                    strata of neighbouring classes in a rotation that is drawn, too. One that is in the batch anyway
-                    counts once
+                    classes are in the first n of them; each slot behind holds one class at random of its stratum, of S
+                    strata of neighbouring classes that begin at a random one. One that is in the batch counts once
 
 So to draw costs as many numbers as there are slots, and no permutation of all classes. Of the batch's classes those
 past the slots (n > S) are no class's rivals: they are counted as overflow. Over a mesh all of it holds in each shard,
@@ -46,12 +45,13 @@ def sampled(
         return whole(label, size, classes)
     distinct, place, count = _ranked(label, size)
     turn_key, draw_key = jax.random.split(key)
-    slot = jnp.arange(slots, dtype=jnp.int32)
-    stratum = (slot + jax.random.randint(turn_key, (), 0, slots, jnp.int32)) % slots
+    stratum = jnp.arange(slots, dtype=jnp.int32)
     width, wider = divmod(size, slots)  # the first `wider` strata hold one class more
     widths = width + (stratum < wider).astype(jnp.int32)
     within = (jax.random.uniform(draw_key, (slots,)) * widths).astype(jnp.int32)
     drawn = stratum * width + jnp.minimum(stratum, wider) + jnp.minimum(within, widths - 1)
+    # Turned as a whole: it is another class each time that has a narrow stratum, or one whose slot is taken.
+    drawn = (drawn + jax.random.randint(turn_key, (), 0, size, jnp.int32)) % size
     near = jnp.minimum(jnp.searchsorted(distinct, drawn), examples - 1)
     drawn = jnp.where(distinct[near] == drawn, size, drawn)  # it has a slot of its own
     length = max(slots, examples)
@@ -59,7 +59,7 @@ def sampled(
     filled = jnp.pad(drawn, (0, length - slots), constant_values=size)
     index = jnp.arange(length, dtype=jnp.int32)
     rows = jnp.where(index < count, own, filled)
-    rival = (rows < classes) & (index < slots)
+    rival = (rows < jnp.minimum(classes, size)) & (index < slots)
     place = jnp.where(place < count, place, length)
     return Table(jnp.where(rival, rows, NOBODY), rows, place, jnp.maximum(count - slots, 0))
 

@@ -81,7 +81,7 @@ class ClassLoss(NamedTuple):
 
 
 def linear_cross_entropy(
-    x: Float[Array, "b d"],
+    x: Float[Array, "b _"],
     w: Head,
     label: Int[Array, " b"],
     *,

@@ -73,6 +73,7 @@ class Embedder(Model):
 
     @property
     def split(self) -> Mapping[str, str]:
+        """The head and what is kept beside it."""
         return {"head": self.class_axis, "momentum": self.class_axis} if self.class_axis else {}
 
     def _classes(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
@@ -39,6 +40,18 @@ class Model(ABC):
     def data_batches(self) -> int:
         """How many of a run's batches `init` wants to see the values of; 0 if it looks at their shape alone."""
         return 0
+
+    @property
+    def split(self) -> Mapping[str, str]:
+        """Variables, by the last part of their name, whose rows are split over an axis of the mesh; the rest is whole."""
+        return {}
+
+    def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:  # noqa: B027, most take what the data gives
+        """Called on every batch of a run before its step.
+
+        Raises:
+          ValueError: it holds what cannot be trained on, and no compiled step could say so.
+        """
 
     def check(self, variables: Variables) -> None:  # noqa: B027, most variables will do
         """Called once on variables that have been trained, before they are drawn from or measured.

@@ -9,6 +9,7 @@ from data.dataset import Dataset
 from losses.loss import Loss
 from metrics.metric import Metric
 from models.codec import Codec
+from models.embedder import Embedder
 from models.language_model import OverTokens, TokenModel
 from models.model import Model
 from samplers.sampler import NoSampler, Sampler
@@ -82,6 +83,8 @@ class Experiment:
             if isinstance(model, TokenModel) and model.stop is None:
                 model = replace(model, stop=self.data.stop)
             model = replace(model, vocabulary=self.data.vocabulary or None)
+        if isinstance(model, Embedder) and model.classes is None:
+            model = replace(model, classes=self.data.num_classes or None)
         if isinstance(model, Codec) and model.levels is None and self.data.bin_width:
             model = replace(model, levels=round(2.0 / self.data.bin_width) + 1)
         return model

@@ -89,7 +89,12 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
                 loss = values["loss"]
 
         for step in range(first + 1, experiment.steps + 1):
-            state, metrics = plan.train_step(state, put_batch(next(iterator), plan.batch_sharding))
+            batch = next(iterator)
+            try:
+                plan.model.check_batch(batch)
+            except ValueError as error:
+                raise UserError(f"step {step}: {error}") from error
+            state, metrics = plan.train_step(state, put_batch(batch, plan.batch_sharding))
             finish()
             in_flight = (step, metrics)
             last, stopping = step == experiment.steps, bool(caught)

@@ -1,5 +1,6 @@
-"""Where arrays live: a mesh of devices, the batch split over it, the state on all of it."""
+"""Where arrays live: a mesh of devices, the batch split over it, the state on all of it or split where a model says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,26 @@ class Mesh:
 def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     """On every device."""
     return NamedSharding(mesh, PartitionSpec())
+
+
+def placed(shapes: Any, mesh: jax.sharding.Mesh, split: Mapping[str, str]) -> Any:
+    """A sharding for every leaf: split by rows where the last part of its name says so (`Model.split`), else whole.
+
+    Raises:
+      ValueError: the mesh has no such axis, or it does not divide the rows.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        axis = split.get(getattr(path[-1], "key", "")) if path else None
+        if axis is None:
+            return replicated(mesh)
+        if axis not in mesh.axis_names:
+            raise ValueError(f"the mesh has no axis {axis!r}; it has {', '.join(mesh.axis_names)}")
+        if leaf.shape[0] % mesh.shape[axis]:
+            raise ValueError(f"{leaf.shape[0]} rows do not divide over the {mesh.shape[axis]} devices of {axis!r}")
+        return NamedSharding(mesh, PartitionSpec(axis))
+
+    return jax.tree_util.tree_map_with_path(place, shapes)
 
 
 def by_batch(mesh: jax.sharding.Mesh) -> NamedSharding:

@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from data.dataset import Batches
+from models.embedder import Embedder
 from models.flows.flow import Flow
 from models.language_model import OverTokens
 from samplers.sampler import NoSampler
@@ -13,7 +14,7 @@ from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment
 from training.handover import Handover
-from training.mesh import by_batch, put_batch, replicated
+from training.mesh import by_batch, placed, put_batch, replicated
 from training.run import abstract, default_condition, example_batch
 from training.state import TrainState, initial_state
 from training.step import make_train_step, named_key
@@ -56,9 +57,11 @@ class Plan:
                 seed=experiment.seed,
                 ema=experiment.ema,
                 accumulate=experiment.accumulate,
+                mesh=self.mesh,
             )
             batch = example_batch(experiment)
             shapes = jax.eval_shape(self._initial, batch)
+            places = placed(shapes, self.mesh, self.model.split)
             jax.eval_shape(step, shapes, batch)
             self._check_sampler(shapes)
             self.handover = Handover.of(experiment, self.model, shapes)
@@ -67,12 +70,12 @@ class Plan:
         except (ValueError, TypeError, ArithmeticError, StopIteration) as error:
             raise UserError(str(error).strip() or f"{type(error).__name__} while building the experiment") from error
         whole = replicated(self.mesh)
-        self.state_like = abstract(shapes, self.mesh)
+        self.state_like = abstract(shapes, places)
         self.train_step = jax.jit(
-            step, donate_argnums=0, in_shardings=(whole, self.batch_sharding), out_shardings=(whole, whole)
+            step, donate_argnums=0, in_shardings=(places, self.batch_sharding), out_shardings=(places, whole)
         )
         split = self.batch_sharding if self.model.data_batches else None
-        fresh = jax.jit(self._initial, in_shardings=split, out_shardings=whole)
+        fresh = jax.jit(self._initial, in_shardings=split, out_shardings=places)
         self.initial = lambda: self.handover.into(fresh(self._first_batch()), self.mesh)
         self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
 
@@ -91,6 +94,9 @@ class Plan:
         classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes
         if classes and classes != there:
             raise ValueError(f"the model is conditioned on {classes} classes, but the data has {there}")
+        if isinstance(self.model, Embedder) and self.model.classes != there:
+            told = self.model.classes or "no"
+            raise ValueError(f"the embedder's head has {told} classes, but the data has {there or 'none'}")
 
     def _check_levels(self) -> None:
         """A flow's bits are those of the data only if both have the same bins."""

@@ -23,7 +23,7 @@ from training import config
 from training.checkpoint import Store
 from training.errors import UserError
 from training.experiment import Experiment
-from training.mesh import replicated
+from training.mesh import placed
 from training.step import named_key
 
 CONTENTS = (
@@ -92,12 +92,13 @@ class Run:
         if not (self.folder / "checkpoints").is_dir():
             raise UserError(f"{self.folder} holds no checkpoint yet")
         shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
+        like = abstract(shapes, placed(shapes, mesh, model.split))
         for _ in range(4):
             try:
-                return Store(self.folder).restore_average(abstract(shapes, mesh))
+                return Store(self.folder).restore_average(like)
             except (OSError, UserError):  # a trainer beside us may be removing an old checkpoint: look again
                 time.sleep(0.5)
-        return Store(self.folder).restore_average(abstract(shapes, mesh))
+        return Store(self.folder).restore_average(like)
 
     def forget_after(self, step: int) -> None:
         """Drops log rows of steps that will be taken again."""
@@ -143,10 +144,10 @@ def _step(line: str) -> int | None:
         return None  # the last line of a killed run may be half a line
 
 
-def abstract(shapes: Any, mesh: jax.sharding.Mesh) -> Any:
-    """Shapes with a place to be restored to: replicated over the mesh."""
-    place = replicated(mesh)
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), shapes)
+def abstract(shapes: Any, places: Any) -> Any:
+    """Shapes with a place to be restored to: a sharding each (`training.mesh.placed`)."""
+    with_place = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)  # noqa: E731
+    return jax.tree.map(with_place, shapes, places)
 
 
 def example_batch(experiment: Experiment) -> dict[str, np.ndarray]:

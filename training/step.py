@@ -28,12 +28,14 @@ def make_train_step(
     seed: int,
     ema: float,
     accumulate: int = 1,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Builds the pure step.
 
     Args:
       ema: decay of the averaged parameters; min(ema, (1 + n)/(10 + n)) at step n, so a young average is not its start.
       accumulate: the batch is read in so many parts, one after another, and their gradients are averaged.
+      mesh: what a loss finds as the ambient mesh, where it names an axis of it.
     """
 
     def objective(params: Any, state: Any, key: jax.Array, batch: Any, step: jax.Array) -> tuple[jax.Array, Any]:
@@ -76,4 +78,11 @@ def make_train_step(
         metrics["gradient_norm"] = optax.global_norm(gradients)
         return TrainState(state.step + 1, params, average, optimizer_state, model_state), metrics
 
-    return train_step
+    if mesh is None:
+        return train_step
+
+    def on_mesh(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return train_step(state, batch)
+
+    return on_mesh
