@@ -16,6 +16,10 @@ RUN is a folder that train.py made; it may still be training. Without METRIC, th
 are measured. METRIC is a name (python evaluate.py --list), and its settings follow. A setting that is itself an object
 takes a name (--integrator fixed_step); its own settings follow (--integrator.steps 50). --experiment FILE names the
 file of a run made from one of your own.
+
+--features X is what the Fréchet and kernel distances and the manifold's numbers compare images in: pixels (the
+default), classifier, inception:FILE (FID's weights as published for PyTorch, which you supply), or the folder of a
+finished run of an Embedder. Numbers in different features stand beside one another in evaluation.json.
 """
 
 
@@ -46,6 +50,7 @@ def main() -> None:
     from training.cli import load_module, parse, take
 
     file = take(arguments, "--experiment", has_value=True)
+    asked = take(arguments, "--features", has_value=True)
     if file:
         load_module(file)
     if take(arguments, "--list"):
@@ -62,7 +67,9 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python evaluate.py RUN {' '.join(arguments)}")
+    from metrics.features import PIXELS
     from training.draw import Drawer
+    from training.features import features_of
     from training.loop import evaluation_of
     from training.mesh import Mesh
     from training.run import Run, default_condition, example_batch, usable
@@ -82,22 +89,25 @@ def main() -> None:
         metrics = experiment.metrics
         if not metrics:
             raise UserError(f"the experiment of {folder} has no metrics of its own; name one (--list names them)")
+    this.evaluations()  # one that cannot be added to is reported now, not after the measuring
+    start()
+    features = features_of(asked or "pixels", experiment.data)
     for metric in metrics:
         try:
-            metric.check(experiment.data)
+            metric.check_features(experiment.data, features)
         except ValueError as error:
             raise UserError(str(error)) from error
-    this.evaluations()  # one that cannot be added to is reported now, not after the measuring
 
-    start()
     model, mesh = experiment.resolved_model(), Mesh().build()
     variables, step = this.averaged(model, example_batch(experiment), mesh)
     usable(model, variables)
     draw = Drawer(model, experiment.sampler, experiment.data.shape, mesh)
     key = named_key(experiment.seed, "sample")
     samples = lambda n: draw(variables, key, n, default_condition(model, experiment.data, n)).x  # noqa: E731, as at the end of training
-    evaluation = evaluation_of(model, variables, experiment.data, samples)
+    evaluation = dataclasses.replace(evaluation_of(model, variables, experiment.data, samples), features=features)
     print(f"step {step} of {folder}", flush=True)
+    if asked or any(metric.in_features for metric in metrics):
+        print(f"features: {features.name}", flush=True)
     for metric in metrics:
         try:
             numbers = metric(evaluation)
@@ -105,7 +115,7 @@ def main() -> None:
             raise UserError(f"{type(metric).__name__}: {error}") from error
         for name, number in numbers.items():
             print(f"{name}  {number:.6g}", flush=True)
-        this.add_evaluation(metric, step, numbers)
+        this.add_evaluation(metric, step, numbers, features.name if metric.in_features and features != PIXELS else "")
     print(f"added to {folder / 'evaluation.json'}")
 
 

@@ -78,6 +78,11 @@ class Dataset(ABC):
         return 0
 
     @property
+    def open_set(self) -> bool:
+        """Whether the test split has classes of its own, numbered from 0: its labels are none of the training's."""
+        return False
+
+    @property
     def bin_width(self) -> float | None:
         """Step of the lattice that the values of `x` lie on, in units of x; None where they are continuous.
 

@@ -3,27 +3,29 @@
     (1)  d² = ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁^½ Σ₂ Σ₁^½)^½)
 
 What is reported is d², as the field does. The features belong beside every such number: here raw pixels in [−1, 1]
-unless a feature function is given.
+unless a feature function is given (metrics/features.py).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from data.dataset import Dataset
-from metrics.metric import Evaluation, Metric, flat
+from metrics.features import PIXELS, Features, check_finite, flat
+from metrics.metric import Evaluation, Metric
 
-Features = Callable[[Float[np.ndarray, "n *s"]], Float[np.ndarray, "n d"]]
+Function = Callable[[Float[np.ndarray, "n *s"]], Float[np.ndarray, "n d"]]
 
 
-def frechet_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"], features: Features = flat) -> float:
+def frechet_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"], features: Function = flat) -> float:
     """Eq. (1), in float64, symmetric in x and y.
 
     Raises:
-      ValueError: a set has fewer examples than features + 1, so its covariance would be singular by construction.
+      ValueError: a set has fewer examples than features + 1, so its covariance would be singular by construction; or
+        a number in it is not finite.
     """
     first, second = (np.asarray(features(side), np.float64) for side in (x, y))
     for name, side in (("first", first), ("second", second)):
@@ -32,6 +34,7 @@ def frechet_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"],
                 f"the Fréchet distance over {side.shape[1]} features needs at least {side.shape[1] + 1} examples a "
                 f"side; the {name} has {len(side)}"
             )
+    check_finite(first, second)
     sigma1, sigma2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     root = _sqrt(np.atleast_2d(sigma1))
     # Eigenvalues of a symmetric product: real, where those of Σ₁Σ₂ are only nearly so.
@@ -48,21 +51,26 @@ def _sqrt(symmetric: Float[np.ndarray, "d d"]) -> Float[np.ndarray, "d d"]:
 
 @dataclass(frozen=True, kw_only=True)
 class FrechetDistance(Metric):
-    """Fréchet distance in raw pixels from samples to the test split, and from the training split to it."""
+    """Fréchet distance from samples to the test split, and from the training split to it."""
 
+    in_features: ClassVar[bool] = True
     samples: int = 1000
 
     def check(self, data: Dataset) -> None:
-        features = math.prod(data.pictured.shape)
-        if self.samples < features + 1:
+        self.check_features(data, PIXELS)
+
+    def check_features(self, data: Dataset, features: Features) -> None:
+        size = features.size(data.pictured.shape)
+        if self.samples < size + 1:
             raise ValueError(
-                f"the Fréchet distance over {features} pixels needs samples={features + 1} or more, got {self.samples}"
+                f"the Fréchet distance over {size} features ({features.name}) needs samples={size + 1} or more, got "
+                f"{self.samples}"
             )
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
-        test = evaluation.real("test", 10_000)
-        train = evaluation.real("train", self.samples)
-        return {
-            "frechet_distance": frechet_distance(evaluation.pictures(self.samples), test),
-            "frechet_distance_of_train": frechet_distance(train, test),
-        }
+        features = evaluation.features
+        test = features(evaluation.real("test", 10_000))
+        # First, for it says that a split is too small before any sample has been drawn.
+        of_train = frechet_distance(features(evaluation.real("train", self.samples)), test)
+        pictures = features(evaluation.pictures(self.samples))
+        return {"frechet_distance": frechet_distance(pictures, test), "frechet_distance_of_train": of_train}

@@ -3,11 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float
 
 from data.dataset import Dataset
+from metrics.features import PIXELS, Features
+from metrics.features import flat as flat  # for the metrics that know raw pixels alone
 from models.model import Model, Variables
 
 
@@ -19,6 +22,7 @@ class Evaluation:
     variables: Variables  # averaged parameters
     data: Dataset
     draw: Callable[[int], Float[np.ndarray, "n *s"]]  # the run's first n samples, drawn once
+    features: Features = PIXELS  # what pictures are compared in, by the metrics that are `in_features`
 
     def pictures(self, n: int) -> Float[np.ndarray, "n *s"]:
         """The first n samples as they are looked at: decoded, where they are codes or tokens of images."""
@@ -33,17 +37,22 @@ class Evaluation:
 class Metric(ABC):
     """Base of all metrics."""
 
+    in_features: ClassVar[bool] = False  # whether its numbers depend on `Evaluation.features`
+
     def check(self, data: Dataset) -> None:  # noqa: B027, most can be measured on any data
-        """Called before training.
+        """Called before training, after which raw pixels are what is compared.
 
         Raises:
           ValueError: this cannot be measured on such data.
         """
 
+    def check_features(self, data: Dataset, features: Features) -> None:
+        """`check`, called in its stead where other features may have been asked for.
+
+        Raises:
+          ValueError: this cannot be measured on such data, or in such features of it.
+        """
+        self.check(data)
+
     @abstractmethod
     def __call__(self, evaluation: Evaluation) -> dict[str, float]: ...
-
-
-def flat(x: Float[np.ndarray, "n *s"]) -> Float[np.ndarray, "n d"]:
-    """Examples as float64 vectors."""
-    return np.asarray(x, np.float64).reshape(len(x), -1)

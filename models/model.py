@@ -43,7 +43,7 @@ class Model(ABC):
 
     @property
     def split(self) -> Mapping[str, str]:
-        """Variables, by the last part of their name, whose rows are split over an axis of the mesh; the rest is whole."""
+        """Variables, by the last part of their name, whose rows are split over an axis of the mesh."""
         return {}
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:  # noqa: B027, most take what the data gives

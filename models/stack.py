@@ -35,7 +35,8 @@ def checkpointed(function: Callable[..., Any], remat: str | None) -> Callable[..
 class Stack(nn.Module):
     """`depth` copies of `block` in sequence: h ← block(h, *context).
 
-    Parameters are one tree with a leading axis of length `depth`. `block` must keep the shape of h unless depth is 1.
+    Parameters are one tree with a leading axis of length `depth`, and so are batch statistics where `block` keeps some:
+    every copy has its own. `block` must keep the shape of h unless depth is 1.
     """
 
     block: nn.Module  # built with parent=None
@@ -50,23 +51,33 @@ class Stack(nn.Module):
         self, h: Float[Array, "b *s"], *context: Any, train: bool = False
     ) -> tuple[Float[Array, "b *t"], Float[Array, "depth b *t"]]:
         """Returns the last block's output and, stacked, every block's (the skip connections of a U-Net)."""
+        fresh: dict[str, Any] = {}
 
         def init(key: jax.Array) -> Any:
             keys = jax.random.split(key, self.depth)
-            return jax.vmap(lambda k: self.block.init(k, h, *context)["params"])(keys)
+            fresh.update(jax.vmap(lambda k: self.block.init(k, h, *context))(keys))
+            return fresh["params"]
 
         params = self.param("blocks", init)
+        if self.is_initializing() and "batch_stats" in fresh:
+            self.put_variable("batch_stats", "blocks", fresh["batch_stats"])
+        stats = self.get_variable("batch_stats", "blocks")  # None where the blocks keep none
         dropout = jax.random.split(self.make_rng("dropout"), self.depth) if train else None
 
-        def body(h: Any, layer: tuple[Any, Any]) -> tuple[Any, Any]:
-            params, key = layer
-            h = self.block.apply({"params": params}, h, *context, train=train, rngs={"dropout": key} if train else None)
-            return h, h
+        def body(h: Any, layer: tuple[Any, Any, Any]) -> tuple[Any, Any]:
+            params, stats, key = layer
+            variables = {"params": params} if stats is None else {"params": params, "batch_stats": stats}
+            rngs, mutable = ({"dropout": key}, ["batch_stats"]) if train else (None, [])
+            h, after = self.block.apply(variables, h, *context, train=train, rngs=rngs, mutable=mutable)
+            return h, (h, after.get("batch_stats"))
 
-        body = checkpointed(body, self.remat)
+        body, layers = checkpointed(body, self.remat), (params, stats, dropout)
         if self.depth > 1:
             unroll = min(self.unroll, self.depth) if self.remat in (None, "none") else 1
-            return jax.lax.scan(body, h, (params, dropout), unroll=unroll)
-        # A block that changes the shape of h cannot be a scan's carry; it is a run of one.
-        h, _ = body(h, jax.tree.map(lambda leaf: leaf[0], (params, dropout)))
-        return h, h[None]
+            h, (every, stats) = jax.lax.scan(body, h, layers, unroll=unroll)
+        else:  # A block that changes the shape of h cannot be a scan's carry; it is a run of one.
+            h, after = body(h, jax.tree.map(lambda leaf: leaf[0], layers))
+            every, stats = jax.tree.map(lambda leaf: leaf[None], after)
+        if stats is not None and not self.is_initializing():
+            self.put_variable("batch_stats", "blocks", stats)
+        return h, every

@@ -7,6 +7,7 @@ other class has at 60 degrees: 60 without margin, less with one.
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ from reproductions.reproduction import Row, Trained
 
 SCALES = {"tiny": None}
 SIZE = (11, 4.8)
-ALONE = {"start": 0.0, "least": 0.0}  # ψ without the cosine it is annealed from
+ALONE: dict[str, Any] = {"start": 0.0, "least": 0.0}  # ψ without the cosine it is annealed from
 MARGINS: dict[str, Margin] = {
     "softmax, NormFace": NormFace(),
     "L-Softmax m=2": LSoftmax(m=2, **ALONE),

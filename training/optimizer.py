@@ -1,4 +1,4 @@
-"""The optimiser: clipping, Adam(W) or Muon, warm-up and decay, as one optax chain.
+"""The optimiser: clipping, Adam(W), Muon or SGD with momentum, warm-up and decay, as one optax chain.
 
 (1)  1706.03762 eq. 3: rate d^(−½)·min(t^(−½), t·w^(−3/2)) at step t, which is a warm-up of w steps to (d·w)^(−½) and
      `inverse_sqrt` behind it
@@ -15,15 +15,15 @@ import optax.contrib
 
 @dataclass(frozen=True, kw_only=True)
 class Optimizer:
-    """Adam with decoupled weight decay, or Muon for the kernels of layers."""
+    """Adam with decoupled weight decay, Muon for the kernels of layers, or SGD with momentum and an L2 penalty."""
 
     learning_rate: float = 2e-4  # at its peak
     warmup: int = 0  # steps of linear warm-up from 0
     decay: Literal["constant", "cosine", "linear", "inverse_sqrt"] = "constant"  # after the warm-up
     final: float = 0.0  # where cosine and linear end on the last step, over the peak
-    method: Literal["adam", "muon"] = "adam"
+    method: Literal["adam", "muon", "sgd"] = "adam"
     muon_rate: float = 0.02  # Muon's own learning rate at its peak, of kernels; `learning_rate` is that of the rest
-    b1: float = 0.9
+    b1: float = 0.9  # of SGD, its momentum
     b2: float = 0.999
     eps: float = 1e-8
     weight_decay: float = 0.0  # of kernels alone: biases, scales and tables are left where the gradient takes them
@@ -51,6 +51,8 @@ class Optimizer:
         rate = self.schedule(steps)
         if self.method == "adam":
             inner = optax.adamw(rate, self.b1, self.b2, self.eps, weight_decay=decay, mask=mask)
+        elif self.method == "sgd":
+            inner = optax.chain(optax.add_decayed_weights(decay, mask), optax.sgd(rate, self.b1))
         else:
             inner = optax.contrib.muon(
                 self.schedule(steps, self.muon_rate),

@@ -1,6 +1,7 @@
 """A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`.
 
-`evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`.
+`evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`,
+with `"features": their name` where samples were compared in others than raw pixels.
 `pairs/` holds what a run of reflow has had this one draw (training/reflow.py), `codes/` what a second stage has had it
 encode (training/codes.py).
 """
@@ -129,10 +130,15 @@ class Run:
             raise UserError(f"{path} is not a list of evaluations; move it away to start another")
         return rows
 
-    def add_evaluation(self, metric: Any, step: int, numbers: dict[str, float]) -> None:
-        """Adds a measurement to `evaluation.json`, in place of one with the same settings at the same step."""
-        row = json.loads(json.dumps({"metric": config.encode(metric), "step": step, "numbers": numbers}))
-        same = lambda other: all(other.get(name) == row[name] for name in ("metric", "step"))  # noqa: E731
+    def add_evaluation(self, metric: Any, step: int, numbers: dict[str, float], features: str = "") -> None:
+        """Adds a measurement to `evaluation.json`, in place of one of the same settings, step and features.
+
+        Args:
+          features: their name; empty for raw pixels, and for a metric that is measured in none.
+        """
+        space = {"features": features} if features else {}
+        row = json.loads(json.dumps({"metric": config.encode(metric), "step": step, **space, "numbers": numbers}))
+        same = lambda other: all(other.get(name) == row.get(name) for name in ("metric", "step", "features"))  # noqa: E731
         rows = [*(other for other in self.evaluations() if not same(other)), row]
         config.write_whole(self.folder / "evaluation.json", json.dumps(rows, indent=2) + "\n")
 

@@ -1,0 +1,11 @@
+"""MNIST in a plane under L-Softmax (1612.02295), m = 2, annealed over the run."""
+
+from dataclasses import replace
+
+from experiments import margin_mnist2d_softmax as softmax
+from losses.identification import Identification
+from losses.margin_softmax import LSoftmax
+
+experiment = replace(softmax.experiment, loss=Identification(margin=LSoftmax(m=2, decay=2.0)))
+
+tiny = replace(softmax.tiny, loss=experiment.loss)

@@ -1,0 +1,14 @@
+"""FaceNet's triplet loss on Omniglot (1503.03832), semi-hard negatives, four drawings of a character in a batch."""
+
+from dataclasses import replace
+
+from data.grouped import Grouped
+from experiments import margin_omniglot_softmax as softmax
+from losses.metric import Triplet
+from losses.metric_learning import MetricLearning
+
+experiment = replace(
+    softmax.experiment, loss=MetricLearning(metric=Triplet()), data=Grouped(data=softmax.experiment.data, each=4)
+)
+
+tiny = replace(softmax.tiny, loss=experiment.loss, data=Grouped(data=softmax.tiny.data, each=4))

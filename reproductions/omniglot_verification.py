@@ -1,0 +1,82 @@
+"""Every loss on Omniglot at one budget: verification, TAR@FAR, rank-1 and ROC on characters of other alphabets.
+
+The `margin_omniglot_` experiments: one network, one optimiser, the same steps, three seeds. Trained on five alphabets
+(and the quarter turns of their characters), measured on the 106 characters of three others: 6,000 pairs in ten folds
+of different characters (metrics/verification.py), and each drawing's nearest among all others. Mean and standard
+deviation over the seeds.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from data.verification_pairs import drawn_pairs
+from metrics.embeddings import Verification, embedded
+from metrics.verification import cosines, roc
+from reproductions.reproduction import Row, Trained, made, trained
+from training.loop import evaluation_of
+
+LOSSES = (
+    *("softmax", "normface", "lsoftmax", "asoftmax", "amsoftmax", "arcface", "combined", "subcentre", "adaface"),
+    *("magface", "sphereface2", "center", "contrastive", "triplet", "infonce", "supcon"),
+)
+SCALES = {"small": None}
+SEEDS = (0, 1, 2)
+COLUMNS = ("verification_accuracy", "tar_at_far_0.01", "rank1", "eer")
+SIZE = (11, 5)
+FAR = np.logspace(-3, 0, 200)
+
+
+def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
+    for loss in LOSSES:
+        found, tars, seconds = [], [], []
+        for seed in SEEDS:
+            name = f"margin_omniglot_{loss}"
+            folder = made(name, Path("runs") / f"{name}_{seed}", seed=seed)
+            summary = json.loads((folder / "summary.json").read_text())
+            found.append([summary[column] for column in COLUMNS])
+            seconds.append(summary["seconds"])
+            tars.append(tar_of(trained(folder)))
+        row: Row = {"loss": loss}
+        for column, values in zip(COLUMNS, np.asarray(found).T, strict=True):
+            row |= {column: float(values.mean()), f"{column}_std": float(values.std(ddof=1))}
+        yield row | {"seconds": float(np.mean(seconds)), "tar": np.mean(tars, axis=0)}
+
+
+def tar_of(run: Trained) -> np.ndarray:
+    """True accept rate at each of FAR."""
+    metric = next(metric for metric in run.experiment.metrics if isinstance(metric, Verification))
+    test = run.experiment.data.arrays("test", metric.examples)
+    pairs = drawn_pairs(test["label"], metric.folds, metric.per_fold, metric.seed)
+    u = embedded(evaluation_of(run.model, run.variables, run.experiment.data, lambda n: np.zeros(0)), test["x"])
+    far, tar, _ = roc(cosines(u[pairs.first], u[pairs.second]), pairs.same)
+    return tar[np.searchsorted(far, FAR, side="right") - 1]
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    curve, bars = figure.subplots(1, 2, width_ratios=(1.2, 1))
+    best = sorted(rows, key=lambda row: row["verification_accuracy"], reverse=True)
+    for i, row in enumerate(best):
+        style = "k--" if row["loss"] == "softmax" else ("-", "--")[i // 10]
+        colour = {} if row["loss"] == "softmax" else {"color": f"C{i % 10}"}
+        curve.semilogx(FAR, row["tar"], style, lw=1.3, label=row["loss"], **colour)
+    curve.set(xlabel="false accept rate", ylabel="true accept rate", xlim=(1e-3, 1), ylim=(0, 1))
+    curve.legend(fontsize=7, ncols=2, loc="lower right")
+    curve.grid(lw=0.4, alpha=0.5, which="both")
+    place = np.arange(len(best))[::-1]
+    for column, offset, colour in (("verification_accuracy", 0.2, "C0"), ("rank1", -0.2, "C1")):
+        values, errors = ([row[column + end] for row in best] for end in ("", "_std"))
+        bars.barh(place + offset, values, 0.38, xerr=errors, color=colour, label=column.replace("_", " "))
+    bars.set_yticks(place, [row["loss"] for row in best], fontsize=8)
+    bars.set(xlim=(0.5, 1.0))
+    bars.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    yield f"{'':14}{'verification':>18}{'TAR@FAR=1e-2':>18}{'rank-1':>18}{'seconds':>9}"
+    for row in rows:
+        numbers = "".join(f"{100 * row[column]:10.2f} ± {100 * row[f'{column}_std']:4.2f} " for column in COLUMNS[:3])
+        yield f"{row['loss']:14}{numbers}{row['seconds']:9.0f}"
