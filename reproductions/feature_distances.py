@@ -29,7 +29,7 @@ from training.features import features_of
 from training.run import Run
 
 SCALES = {"small": None}
-EMBEDDER = "mnist_embedder"
+EMBEDDER, DATA = "mnist_embedder", TFDS(name="mnist")
 SAMPLES = 1000
 BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations, pixels
 NOISES = (0.0, 0.1, 0.2, 0.4, 0.8)  # standard deviations, on [−1, 1]
@@ -62,8 +62,7 @@ def runs_of(data: Dataset, folder: Path) -> Iterator[Path]:
 
 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
-    data = TFDS(name="mnist")
-    features = features_of(str(made(EMBEDDER)), data)
+    data, features = DATA, features_of(str(made(EMBEDDER)), DATA)
     print(f"features: {features.name}")
     test = data.arrays("test", 10_000)
     x, label = test["x"], test["label"]

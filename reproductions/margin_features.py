@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
@@ -47,7 +48,7 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
         test = run.experiment.data.arrays("test", 10_000)
         evaluation = evaluation_of(run.model, run.variables, run.experiment.data, lambda n: np.zeros(0))
         model: Any = run.model
-        h = np.asarray(model.embed(run.variables, test["x"][:SHOWN]))
+        h = np.asarray(model.embed(run.variables, jnp.asarray(test["x"][:SHOWN])))
         found = gaps(embedded(evaluation, test["x"]), test["label"])
         row: Row = {"loss": loss, "accuracy": summary["head_accuracy_by_product"], "by_angle": summary["head_accuracy"]}
         row |= {name: summary[name] for name in ("intra_class_angle", "smallest_inter_class_angle")}
