@@ -45,7 +45,7 @@ def n_pairs(h: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
     """Either half of the batch as the anchors, the other as their positives."""
     first, none = torch.arange(len(h) // 2), torch.zeros(0, dtype=torch.long)
     second = first + len(first)
-    loss = losses.NPairsLoss()
+    loss = losses.NPairsLoss(distance=DotProductSimilarity(normalize_embeddings=False))
     return 0.5 * (loss(h, label, (first, second, none, none)) + loss(h, label, (second, first, none, none)))
 
 

@@ -10,7 +10,8 @@ uᵢ is hᵢ/‖hᵢ‖ (or hᵢ itself, where said), Pᵢ = {j ≠ i: yⱼ = y�
 (4)  "all"         mean over all triplets, or over those that are not 0                 1703.07737 eq. 6, batch all (≠0)
 (5)  "hard"        c_a = c of max_p D_ap and min_n D_an; mean over anchors              1703.07737 eq. 5
 (6)  "semi_hard"   c_ap = c of D_ap and min {D_an > D_ap}; mean over pairs (a, p)       1503.03832 eq. 4
-     Where no n is farther than p, the farthest is taken: such a pair is the one that has most to learn.
+     Where no n is farther than p, the farthest is taken. Negatives nearer than p are left alone, so that of few in
+     a batch this can be 0 with classes out of order: it wants large batches.
 (7)  N-pair        Lᵢ = log(1 + Σ_{n ∈ Nᵢ} e^(hᵢ·hₙ − hᵢ·h_p)), p the next of Pᵢ        Sohn 2016 eq. 7
      in the batch, cyclically. The paper has one anchor a class, and of the other classes their p alone; here every
      example is an anchor, and so every one is a p. Its penalty on lengths is left to weight decay.
@@ -134,7 +135,7 @@ class Triplet(MetricLoss):
     """Eq. (3) to (6). Active are, of the triplets that mining leaves, those whose cost is not 0."""
 
     margin: float = 0.2  # m, in the units of D
-    mining: Literal["all", "hard", "semi_hard"] = "semi_hard"
+    mining: Literal["all", "hard", "semi_hard"] = "all"
     soft: bool = False  # log(1 + e^…) in place of the hinge; the margin is then not used
     active: bool = False  # the mean is over active triplets alone
     squared: bool = True  # D is d, as FaceNet has it, not r, as 1703.07737 has

@@ -3,7 +3,7 @@
     (1)  h_i = pool(relu(h_i−1 ∗ A_i + a_i)), i = 1, 2, 3:  A of 4×4, 3×3, 3×3 to 20, 40, 60 channels;  pool is the
          maximum over 2×2 places                                                              §3.1, fig. 2
     (2)  h_4 = relu(h_3 ∗ A_4 + a_4), 2×2, 80 channels
-    (3)  embedding = relu(h_3·W_3 + h_4·W_4 + b), 160 numbers: of two scales                  eq. 4
+    (3)  embedding = relu(h_3·W_3 + h_4·W_4 + b), 160 numbers: of two scales                  §3.1
 
 Two differences from the paper. All weights of a convolution are shared over the image; there, in the higher layers,
 over regions of it. And sides are kept by convolutions and halved rounding up, so that small images fit; there, edges

@@ -35,11 +35,8 @@ X = jax.random.normal(jax.random.key(1), (8, 17, 13, 2))
 
 def moved(variables):
     """Parameters and statistics away from where they start; variances stay positive."""
-    other = dict(variables)
-    stats = (
-        {"batch_stats": jax.tree.map(jnp.exp, perturbed(other.pop("batch_stats")))} if "batch_stats" in other else {}
-    )
-    return {"params": perturbed(other["params"])} | stats
+    found = {name: perturbed(tree) for name, tree in variables.items()}
+    return found | {"batch_stats": jax.tree.map(jnp.exp, found["batch_stats"])} if "batch_stats" in found else found
 
 
 @functools.cache
@@ -71,10 +68,10 @@ def leaves(tree):
 
 
 def convolved(x, kernel, stride=1):
-    """Windows centred on every `stride`-th place, zeros around the image."""
+    """Windows around every `stride`-th place, those of an even side with one place more behind it; zeros outside."""
     side = kernel.shape[0]
-    around = side // 2
-    padded = np.pad(x, ((0, 0), (around, around), (around, around), (0, 0)))
+    around = ((side - 1) // 2, side // 2)
+    padded = np.pad(x, ((0, 0), around, around, (0, 0)))
     height, width = x.shape[1:3]
     return sum(
         padded[:, i : i + height : stride, j : j + width : stride] @ kernel[i, j]
@@ -138,14 +135,7 @@ def deepid64(p, x, train):
         return np.max([padded[:, i::2, j::2] for i in (0, 1) for j in (0, 1)], axis=0)
 
     def relu_conv(h, layer):
-        before = [(side - 1) // 2 for side in layer["kernel"].shape[:2]]
-        after = [side // 2 for side in layer["kernel"].shape[:2]]
-        padded = np.pad(h, ((0, 0), (before[0], after[0]), (before[1], after[1]), (0, 0)))
-        y = sum(
-            padded[:, i : i + h.shape[1], j : j + h.shape[2]] @ layer["kernel"][i, j]
-            for i, j in np.ndindex(layer["kernel"].shape[:2])
-        )
-        return np.maximum(y + layer["bias"], 0)
+        return np.maximum(convolved(h, layer["kernel"]) + layer["bias"], 0)
 
     h = x
     for i in (1, 2, 3):
@@ -164,9 +154,9 @@ def merged(*trees):
 
 
 def suffixed(tree):
-    return (
-        {k: suffixed(v) for k, v in tree.items()} if "mean" not in tree else {f"{k}_after": v for k, v in tree.items()}
-    )
+    if not isinstance(tree, dict):
+        return tree
+    return {f"{k}_after" if k in ("mean", "var") else k: suffixed(v) for k, v in tree.items()}
 
 
 @pytest.mark.parametrize("train", [False, True])

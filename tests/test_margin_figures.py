@@ -95,7 +95,7 @@ def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch):
     """Every finished run of MNIST's pictures is found, one that draws nothing is not; blur and noise take away."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(feature_distances, "made", made_tiny)
-    monkeypatch.setattr(feature_distances, "DATA", TFDS(name="mnist", test="test[:2000]"))
+    monkeypatch.setattr(feature_distances, "DATA", TFDS(name="mnist", test="test[:4000]"))
     monkeypatch.setattr(feature_distances, "BLURS", (0.0, 2.0))
     monkeypatch.setattr(feature_distances, "NOISES", (0.0, 0.8))
     monkeypatch.setattr(feature_distances, "TEMPERATURES", (1.0, 0.5))
