@@ -92,10 +92,44 @@ def comparisons() -> dict[str, np.ndarray]:
     }
 
 
+def margins() -> dict[str, np.ndarray]:
+    """Logits with margin, loss and gradients of softmaxes over classes; one embedding is past each last angle."""
+    rng = np.random.RandomState(1)
+    label, size = (0, 3, 1, 4, 2, 3, 0), 4
+    found: dict[str, np.ndarray] = {}
+    kinds = {
+        "l_softmax": (losses.LargeMarginSoftmaxLoss, {"margin": 3}, 1),
+        "a_softmax": (losses.SphereFaceLoss, {"margin": 4}, 1),
+        "cosface": (losses.CosFaceLoss, {"margin": 0.35, "scale": 16}, 1),
+        "arcface": (losses.ArcFaceLoss, {"margin": np.degrees(0.5), "scale": 16}, 1),
+        "subcentre": (losses.SubCenterArcFaceLoss, {"margin": np.degrees(0.5), "scale": 16, "sub_centers": 3}, 3),
+    }
+    for name, (cls, settings, centres) in kinds.items():
+        loss = cls(num_classes=5, embedding_size=size, **settings)
+        w = rng.randn(5, centres, size)
+        h = rng.randn(len(label), size)
+        h[0] = -2.0 * w[label[0]].mean(axis=0) + 0.1 * rng.randn(size)
+        loss.W.data = torch.tensor(w.reshape(-1, size).T.copy())
+        embeddings = torch.tensor(h, requires_grad=True)
+        value = loss(embeddings, torch.tensor(label))
+        value.backward()
+        with torch.no_grad():
+            cos = loss.get_cosine(embeddings)
+            own = torch.arange(len(label)), torch.tensor(label)
+            cos[own] = loss.modify_cosine_of_target_classes(cos[own])
+            logits = loss.scale_logits(cos, embeddings)
+        shape = w.shape if centres > 1 else (5, size)
+        arrays = {"label": np.asarray(label, np.int32), "loss": value.detach().numpy(), "logits": logits.numpy()}
+        arrays |= {"input/h": h, "input/w": w.reshape(shape), "gradient/h": embeddings.grad.numpy()}
+        arrays |= {"gradient/w": loss.W.grad.numpy().T.reshape(shape)}
+        found |= {f"{name}/{key}": array for key, array in arrays.items()}
+    return found
+
+
 def main() -> None:
     arrays = {"version": np.asarray(f"{pytorch_metric_learning.__version__}, torch {torch.__version__}")}
     arrays |= {"margin": np.asarray(MARGIN), "temperature": np.asarray(TEMPERATURE)}
-    arrays |= comparisons()
+    arrays |= comparisons() | margins()
     path = Path(__file__).resolve().parent.parent / "tests" / "metric_learning_arrays.npz"
     np.savez_compressed(path, **arrays)
     print(f"wrote {len(arrays)} arrays of {arrays['version']} to {path.name}, {path.stat().st_size} bytes")

@@ -22,7 +22,7 @@ experiment = Experiment(
     loss=Identification(margin=Softmax()),
     metrics=(Verification(),),
     optimizer=Optimizer(learning_rate=1e-3, warmup=50, decay="cosine", weight_decay=1e-2),
-    steps=1500,
+    steps=1000,
     batch_size=256,
     ema=0.99,
     checkpoints=Checkpoints(every=500),

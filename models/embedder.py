@@ -57,7 +57,7 @@ class Embedder(Model):
     class_axis: str = ""  # axis of the mesh that the head's rows are split over; empty: a copy on each device
     head_in_state: bool = False  # W is no parameter: the loss itself updates it (losses/identification.py, `update`)
     logit_bias: bool = False  # one learned number added to every logit (SphereFace2's b)
-    class_means: bool = False  # a table of class centres in the state (losses/metric.py, center loss)
+    class_means: bool = False  # a table of class centres in the state (losses/metric_learning.py, center loss)
 
     def __post_init__(self) -> None:
         if self.classes is not None and self.classes < 2:

@@ -1,11 +1,14 @@
 """Margins against their papers' formulas in θ, and their gradients against differences, in float64."""
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from losses.linear_cross_entropy import linear_cross_entropy
+from losses.class_sums import logits_of
+from losses.linear_cross_entropy import linear_cross_entropy, logit_of_target, scaled
 from losses.margin_softmax import (
     AdaFace,
     ArcFace,
@@ -282,3 +285,34 @@ def _extremes(dtype):
         x[i] = np.cos(theta) * w[i] / np.linalg.norm(w[i]) + np.sin(theta) * other
     x[EXTREMES.index("zero")] = 0.0
     return jnp.asarray(x, dtype), jnp.asarray(w, dtype), jnp.arange(6)
+
+
+PUBLIC = {
+    "l_softmax": LSoftmax(m=3, **PURE),
+    "a_softmax": ASoftmax(m=4, **PURE),
+    "cosface": CosFace(scale=16.0, m=0.35),
+    "arcface": ArcFace(scale=16.0, m=0.5),
+    "subcentre": ArcFace(scale=16.0, m=0.5),
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_logits_loss_and_gradients_are_those_of_a_public_implementation(name):
+    """PyTorch Metric Learning's (benchmarks/metric_learning_arrays.py), one embedding being past the last angle."""
+    margin = PUBLIC[name]
+    with np.load(Path(__file__).with_name("metric_learning_arrays.npz")) as file:
+        arrays = {key.removeprefix(f"{name}/"): file[key] for key in file.files if key.startswith(f"{name}/")}
+    with jax.enable_x64():
+        h, w, label = (jnp.asarray(arrays[key]) for key in ("input/h", "input/w", "label"))
+        loss = lambda h, w: jnp.mean(linear_cross_entropy(h, w, label, margin=margin, step=10**12).value)  # noqa: E731
+        value, (dh, dw) = jax.value_and_grad(loss, (0, 1))(h, w)
+        nobody = jnp.zeros(label.shape, h.dtype)
+        others = logits_of(margin, scaled(margin, h), w, nobody)
+        own, _ = logit_of_target(margin, h, w[label], label, 10**12)
+    logits = np.array(others)
+    if w.ndim == 2:
+        x, row = arrays["input/h"][0], arrays["input/w"][arrays["label"][0]]
+        assert x @ row / np.linalg.norm(x) / np.linalg.norm(row) < np.cos(np.pi - 0.5)
+    logits[np.arange(len(label)), label] = own
+    for found, key in ((logits, "logits"), (value, "loss"), (dh, "gradient/h"), (dw, "gradient/w")):
+        np.testing.assert_allclose(found, arrays[key], rtol=1e-6, atol=1e-6, err_msg=key)
