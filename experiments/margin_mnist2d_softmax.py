@@ -21,7 +21,7 @@ experiment = Experiment(
     model=Embedder(net=SphereFace(depth=4, width=16, features=2)),
     loss=Identification(margin=Softmax()),
     metrics=(HeadAccuracy(angles=False), HeadAccuracy(), Angles()),
-    optimizer=Optimizer(learning_rate=1e-3, warmup=100, decay="cosine"),
+    optimizer=Optimizer(learning_rate=2e-3, warmup=100, decay="cosine"),
     steps=3000,
     batch_size=256,
     ema=0.99,

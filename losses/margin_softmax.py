@@ -140,6 +140,7 @@ class Softmax(Margin):
 class _Multiplied(Margin):
     """(1) and (2): r·ψ(θ), annealed. `scale` and `warmup` are not used."""
 
+    NAME: ClassVar[str] = ""  # not to be chosen
     UNIT_FEATURES = False
 
     m: int = 4

@@ -100,7 +100,8 @@ def parse(default: T, arguments: list[str], prog: str, description: str = "") ->
     if "-h" in arguments or "--help" in arguments:
         description += "\nTo be chosen by name:\n" + "\n".join(choices(default))
     try:
-        return tyro.cli(type(default), default=default, args=arguments, prog=prog, description=description)
+        own = (tyro.conf.AvoidSubcommands,)  # what may be None is chosen by name, too
+        return tyro.cli(type(default), default=default, args=arguments, prog=prog, description=description, config=own)
     except ValueError as error:  # a setting that its own dataclass refuses
         raise UserError(str(error)) from error
 
@@ -109,12 +110,13 @@ def choices(value: Any, prefix: str = "--") -> list[str]:
     """A line for every field, at any depth, whose object can be exchanged for another of its family by name."""
     lines = []
     for name in config.field_names(type(value)):
-        current = getattr(value, name)
-        if dataclasses.is_dataclass(current):
-            flag = prefix + name.replace("_", "-")
-            members = config.options(_family(value, name, current))
+        current, flag = getattr(value, name), prefix + name.replace("_", "-")
+        optional = _optional(value, name)
+        if dataclasses.is_dataclass(current) or optional:
+            members = [*sorted(config.options(_family(value, name, current))), *(["none"] if optional else [])]
             if len(members) > 1:
-                lines.append(f"  {flag}  {', '.join(sorted(members))}")
+                lines.append(f"  {flag}  {', '.join(members)}")
+        if dataclasses.is_dataclass(current):
             lines += choices(current, flag + ".")
     return lines
 
@@ -128,12 +130,15 @@ def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
         flag, equals, value = argument.partition("=")
         path = flag[2:].replace("-", "_").split(".") if flag.startswith("--") else []
         owner, current = _look_up(default, path)
-        if not dataclasses.is_dataclass(current) or not path:
+        optional = bool(path) and _optional(owner, path[-1])
+        if not path or not (dataclasses.is_dataclass(current) or optional):
             rest.append(argument)
             continue
         if not equals:
             value = queue.pop(0) if queue and not queue[0].startswith("-") else ""
-        default = _replaced(default, path, member(flag, _family(owner, path[-1], current), value, queue))
+        none = optional and value == "none"
+        new = None if none else member(flag, _family(owner, path[-1], current), value, queue)
+        default = _replaced(default, path, new)
     return default, rest
 
 
@@ -149,10 +154,19 @@ def _look_up(value: Any, path: list[str]) -> tuple[Any, Any]:
     return owner, value
 
 
+def _optional(owner: Any, name: str) -> type | None:
+    """The dataclass that the field holds or None, where it is annotated so."""
+    if not dataclasses.is_dataclass(owner) or name not in config.field_names(type(owner)):
+        return None
+    arguments = typing.get_args(typing.get_type_hints(type(owner))[name])
+    members = [item for item in arguments if dataclasses.is_dataclass(item)]
+    return members[0] if len(members) == 1 and type(None) in arguments else None  # pyright: ignore[reportReturnType]
+
+
 def _family(owner: Any, name: str, current: Any) -> type:
-    """The class that the field is annotated with; of a tuple's member, the abstract class among its bases."""
+    """The class that the field is annotated with, or with None; of a tuple's member, the abstract one of its bases."""
     if not isinstance(owner, tuple):
-        hint = typing.get_type_hints(type(owner))[name]
+        hint = _optional(owner, name) or typing.get_type_hints(type(owner))[name]
         if inspect.isclass(hint):
             return hint
     return next((base for base in type(current).__mro__ if inspect.isabstract(base)), type(current))
