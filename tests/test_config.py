@@ -9,6 +9,7 @@ import pytest
 from data.images import TFDS
 from data.toys import EightGaussians
 from experiments.digits_ddpm import experiment as digits
+from losses.fused_head import HeadSGD
 from losses.weighting import MinSNR
 from models.unet import UNet
 from paths.grids import Explicit, Karras
@@ -85,6 +86,18 @@ def test_objects_are_chosen_by_name_and_then_set():
 def test_wrong_choices_name_the_near_ones(arguments, message):
     with pytest.raises(UserError, match=message):
         cli(*arguments)
+
+
+def test_what_may_be_none_is_chosen_by_name_and_taken_away_by_none():
+    arcface, partial = (load_experiment(name) for name in ("margin_omniglot_arcface", "partial_fc_synthetic"))
+    found = parse(arcface, ["--loss.update", "head_sgd", "--loss.update.momentum", "0.5"], "train.py")
+    assert found == replace(arcface, loss=replace(arcface.loss, update=HeadSGD(momentum=0.5)))
+    assert parse(partial, ["--loss.update.momentum", "0.5"], "train.py").loss.update.learning_rate == 1.0
+    assert parse(partial, ["--loss.update=none"], "train.py").loss.update is None
+    with pytest.raises(UserError, match=r"--loss\.update sgd: no HeadSGD of that name; did you mean head_sgd"):
+        parse(arcface, ["--loss.update", "sgd"], "train.py")
+    with pytest.raises(UserError, match="--loss none"):  # what may not be
+        parse(arcface, ["--loss", "none"], "train.py")
 
 
 def test_wrong_fields_name_the_near_ones(capsys):
