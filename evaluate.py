@@ -45,6 +45,14 @@ def metric_by_name(name: str, own: "tuple[Metric, ...]") -> "Metric":
     return cls()
 
 
+def in_features() -> list[str]:
+    """Names of the metrics that --features is for."""
+    from metrics.metric import Metric
+    from training.config import options
+
+    return sorted(name for name, cls in options(Metric).items() if cls.in_features)
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     from training.cli import load_module, parse, take
@@ -67,7 +75,6 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python evaluate.py RUN {' '.join(arguments)}")
-    from metrics.features import PIXELS
     from training.draw import Drawer
     from training.features import features_of
     from training.loop import evaluation_of
@@ -89,6 +96,9 @@ def main() -> None:
         metrics = experiment.metrics
         if not metrics:
             raise UserError(f"the experiment of {folder} has no metrics of its own; name one (--list names them)")
+    if asked and not any(metric.in_features for metric in metrics):
+        own, able = (", ".join(some) for some in ([type(metric).__name__ for metric in metrics], in_features()))
+        raise UserError(f"--features {asked}: features are for {able}, and what is to be measured is {own}")
     this.evaluations()  # one that cannot be added to is reported now, not after the measuring
     start()
     features = features_of(asked or "pixels", experiment.data)
@@ -106,7 +116,7 @@ def main() -> None:
     samples = lambda n: draw(variables, key, n, default_condition(model, experiment.data, n)).x  # noqa: E731, as at the end of training
     evaluation = dataclasses.replace(evaluation_of(model, variables, experiment.data, samples), features=features)
     print(f"step {step} of {folder}", flush=True)
-    if asked or any(metric.in_features for metric in metrics):
+    if any(metric.in_features for metric in metrics):
         print(f"features: {features.name}", flush=True)
     for metric in metrics:
         try:
@@ -115,7 +125,7 @@ def main() -> None:
             raise UserError(f"{type(metric).__name__}: {error}") from error
         for name, number in numbers.items():
             print(f"{name}  {number:.6g}", flush=True)
-        this.add_evaluation(metric, step, numbers, features.name if metric.in_features and features != PIXELS else "")
+        this.add_evaluation(metric, step, numbers, features.name if metric.in_features else "")
     print(f"added to {folder / 'evaluation.json'}")
 
 

@@ -2,10 +2,11 @@
 
     (1)  cᵧ = Σᵢ uᵢ/‖Σᵢ uᵢ‖ over the directions uᵢ of class y: its mean direction
     (2)  within:   mean over embeddings of ∠(uᵢ, c of its class)
-    (3)  between:  dᵧ = min over z ≠ y of ∠(cᵧ, c_z);  the smallest dᵧ, and the mean of dᵧ over classes
+    (3)  between:  dᵧ = min over z ≠ y of ∠(cᵧ, c_z), to the nearest other class;  the mean of dᵧ over classes, and the
+         smallest dᵧ
 
-These are the "Intra" and the "Inter" of ArcFace's table of angles (1801.07698 Table 3). A class of one image is its own
-mean direction, at an angle of 0.
+(2) and the mean of (3) are the "Intra" and the "Inter" of ArcFace's table of angles (1801.07698 Table 3); the smallest
+is that of the two classes nearest one another. A class of one image is its own mean direction, at an angle of 0.
 """
 
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data.dataset import Dataset
-from metrics.embeddings import check_labels, embedded
+from metrics.embeddings import check_has_labels, embedded
 from metrics.metric import Evaluation, Metric
 from metrics.verification import chunks, directions
 
@@ -42,8 +43,8 @@ def class_angles(x: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -> 
     between = angles(means, means[_nearest_others(means)])
     return {
         "intra_class_angle": float(angles(unit, means[number]).mean()),
+        "inter_class_angle": float(between.mean()),
         "smallest_inter_class_angle": float(between.min()),
-        "mean_inter_class_angle": float(between.mean()),
     }
 
 
@@ -69,7 +70,7 @@ class Angles(Metric):
             raise ValueError(f"examples={self.examples} must be at least 2, of two classes")
 
     def check(self, data: Dataset) -> None:
-        check_labels("Angles", data)
+        check_has_labels("Angles", data)
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         arrays = evaluation.data.arrays(self.split, self.examples)

@@ -11,7 +11,8 @@ from jaxtyping import Float, Int
 
 from data.dataset import Dataset
 from metrics.classifier import Classifier, classifier
-from metrics.metric import Evaluation, Metric, flat
+from metrics.features import flat
+from metrics.metric import Evaluation, Metric
 
 
 def read_as(judge: Classifier, x: Float[np.ndarray, "n *s"], label: Int[np.ndarray, " n"]) -> float:

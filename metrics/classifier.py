@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.dataset import Dataset
-from metrics.metric import flat
+from metrics.features import flat
 
 NAME = "64 features of a 256-64 MLP classifier of the same data"
 

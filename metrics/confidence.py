@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from data.dataset import Dataset
 from metrics.classifier import Classifier, classifier
-from metrics.metric import Evaluation, Metric, flat
+from metrics.features import flat
+from metrics.metric import Evaluation, Metric
 
 
 def sure_of(judge: Classifier, x: Float[np.ndarray, "n *s"], above: float) -> float:

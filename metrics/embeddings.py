@@ -65,7 +65,7 @@ def _check_finite(finite: Bool[np.ndarray, " n"]) -> None:
         raise ValueError(f"{np.sum(~finite)} of {len(finite)} embeddings hold numbers that are not finite")
 
 
-def check_labels(metric: str, data: Dataset) -> None:
+def check_has_labels(metric: str, data: Dataset) -> None:
     """Raises a ValueError where the data has no labels."""
     if not data.num_classes:
         raise ValueError(f"{metric} needs labels, and {type(data).__name__} has none")
@@ -73,7 +73,7 @@ def check_labels(metric: str, data: Dataset) -> None:
 
 def check_closed(metric: str, data: Dataset) -> None:
     """Raises a ValueError where the data has no labels, or a test split of classes that were not trained on."""
-    check_labels(metric, data)
+    check_has_labels(metric, data)
     if data.open_set:
         raise ValueError(
             f"{metric} needs a test split of the training classes, and that of {type(data).__name__} is an open set"
@@ -121,7 +121,7 @@ class Verification(Metric):
         check_far(self.far, self.folds * (self.per_fold // 2))
 
     def check(self, data: Dataset) -> None:
-        check_labels("Verification", data)
+        check_has_labels("Verification", data)
         if not data.open_set and data.num_classes < 2 * self.folds:
             raise ValueError(
                 f"{self.folds} folds need {2 * self.folds} classes, and {type(data).__name__} has {data.num_classes}"

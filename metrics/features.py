@@ -19,12 +19,26 @@ def flat(x: Float[np.ndarray, "n *s"]) -> Float[np.ndarray, "n d"]:
     return np.asarray(x, np.float64).reshape(len(x), -1)
 
 
-def check_finite(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m d"]) -> None:
-    """For what one number that is not finite makes meaningless.
+def check_sizes(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m e"]) -> None:
+    """For what compares the vectors of two sets.
 
     Raises:
-      ValueError: a set holds one; says how many examples do.
+      ValueError: those of one are longer than those of the other.
     """
+    if first.shape[1] != second.shape[1]:
+        raise ValueError(
+            f"the first's examples are vectors of {first.shape[1]} numbers and the second's of {second.shape[1]}: only "
+            "those of one size can be compared"
+        )
+
+
+def check_sides(first: Float[np.ndarray, "n d"], second: Float[np.ndarray, "m e"]) -> None:
+    """`check_sizes`, and for what one number that is not finite makes meaningless.
+
+    Raises:
+      ValueError: as `check_sizes`, or a set holds one; says how many examples do.
+    """
+    check_sizes(first, second)
     for name, side in (("first", first), ("second", second)):
         wrong = int((~np.isfinite(side)).any(1).sum())
         if wrong:

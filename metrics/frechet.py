@@ -14,27 +14,27 @@ import numpy as np
 from jaxtyping import Float
 
 from data.dataset import Dataset
-from metrics.features import PIXELS, Features, check_finite, flat
+from metrics.features import PIXELS, Features, check_sides, flat
 from metrics.metric import Evaluation, Metric
 
 Function = Callable[[Float[np.ndarray, "n *s"]], Float[np.ndarray, "n d"]]
 
 
-def frechet_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"], features: Function = flat) -> float:
+def frechet_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *t"], features: Function = flat) -> float:
     """Eq. (1), in float64, symmetric in x and y.
 
     Raises:
-      ValueError: a set has fewer examples than features + 1, so its covariance would be singular by construction; or
-        a number in it is not finite.
+      ValueError: a set has fewer examples than features + 1, so its covariance would be singular by construction; a
+        number in it is not finite; or the two differ in the number of features.
     """
     first, second = (np.asarray(features(side), np.float64) for side in (x, y))
+    check_sides(first, second)
     for name, side in (("first", first), ("second", second)):
         if len(side) < side.shape[1] + 1:
             raise ValueError(
                 f"the Fréchet distance over {side.shape[1]} features needs at least {side.shape[1] + 1} examples a "
                 f"side; the {name} has {len(side)}"
             )
-    check_finite(first, second)
     sigma1, sigma2 = np.cov(first, rowvar=False), np.cov(second, rowvar=False)
     root = _sqrt(np.atleast_2d(sigma1))
     # Eigenvalues of a symmetric product: real, where those of Σ₁Σ₂ are only nearly so.

@@ -14,7 +14,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
-from metrics.features import check_finite, flat
+from metrics.features import check_sides, flat
 from metrics.metric import Evaluation, Metric
 
 
@@ -23,16 +23,17 @@ def kernel(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np
     return (x @ y.T / x.shape[1] + 1.0) ** 3
 
 
-def kernel_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *s"], chunk: int = 1000) -> float:
+def kernel_distance(x: Float[np.ndarray, "n *s"], y: Float[np.ndarray, "m *t"], chunk: int = 1000) -> float:
     """Eq. (2) over all of x and y, in float64, symmetric; `chunk` examples of one side at once.
 
     Raises:
-      ValueError: a set has fewer than two examples, or a number in it is not finite.
+      ValueError: a set has fewer than two examples, or a number in it is not finite; or the two differ in the
+        number of features.
     """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"the kernel distance needs at least 2 examples a side, got {len(x)} and {len(y)}")
     first, second = flat(x), flat(y)
-    check_finite(first, second)
+    check_sides(first, second)
     total = lambda a, b: sum(kernel(a[i : i + chunk], b).sum() for i in range(0, len(a), chunk))  # noqa: E731
     # Without the pairs of an example with itself.
     within = lambda a: total(a, a) - (((a**2).sum(1) / a.shape[1] + 1.0) ** 3).sum()  # noqa: E731

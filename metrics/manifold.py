@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Bool, Float
 
-from metrics.features import flat
+from metrics.features import check_sizes, flat
 from metrics.metric import Evaluation, Metric
 from metrics.neighbours import squared_distances
 
@@ -63,27 +63,29 @@ def _in_balls(
 
 
 def precision_recall(
-    real: Float[np.ndarray, "n *s"], samples: Float[np.ndarray, "m *s"], k: int = 3, chunk: int = 1000
+    real: Float[np.ndarray, "n *s"], samples: Float[np.ndarray, "m *t"], k: int = 3, chunk: int = 1000
 ) -> tuple[float, float]:
     """Eqs. (1) and (2), in float64.
 
     Raises:
-      ValueError: a set has no more than k examples.
+      ValueError: a set has no more than k examples, or the two differ in the number of features.
     """
     x, y = _whole(real), _whole(samples)
+    check_sizes(x, y)
     inside = lambda points, centres: np.concatenate([b.any(1) for b in _in_balls(points, centres, k, chunk)])  # noqa: E731
     return float(inside(y, x).mean()), float(inside(x, y).mean())
 
 
 def density_coverage(
-    real: Float[np.ndarray, "n *s"], samples: Float[np.ndarray, "m *s"], k: int = 5, chunk: int = 1000
+    real: Float[np.ndarray, "n *s"], samples: Float[np.ndarray, "m *t"], k: int = 5, chunk: int = 1000
 ) -> tuple[float, float]:
     """Eqs. (3) and (4), in float64.
 
     Raises:
-      ValueError: the real set has no more than k examples.
+      ValueError: the real set has no more than k examples, or the two differ in the number of features.
     """
     x, y = _whole(real), _whole(samples)
+    check_sizes(x, y)
     pairs, covered = 0, np.zeros(len(x), bool)
     for inside in _in_balls(y, x, k, chunk):
         pairs += int(inside.sum())

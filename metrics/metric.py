@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from data.dataset import Dataset
 from metrics.features import PIXELS, Features
-from metrics.features import flat as flat  # for the metrics that know raw pixels alone
 from models.model import Model, Variables
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
-from metrics.metric import Evaluation, Metric, flat
+from metrics.features import flat
+from metrics.metric import Evaluation, Metric
 
 
 def squared_distances(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> Float[np.ndarray, "n m"]:

@@ -12,8 +12,8 @@ Verification, of pairs with a score s and whether they are of one class; a pair 
 
 Identification, of images among images:
 
-    (6)  rank 1:  the fraction of probes of whose class the most similar image of the gallery is; leaving one out, the
-         gallery is all other images. Where several are as similar, the fraction of them that are of the class counts
+    (6)  rank 1, leaving one out:  the fraction of images of whose class the most similar other one is. Where several
+         are as similar, the fraction of them that are of the class counts
     (7)  k nearest neighbours:  the class of most of them; of the largest sum of cosines, where classes have as many
 
 The thresholds of (1) lie in the middle between two scores, or at ±∞; of several that are as good, it is the middle one
@@ -26,6 +26,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from metrics.features import check_sizes
+
 CELLS = 2**24  # cosines that are held at once
 TIED = 1e-12  # cosines no further apart are equal: copies of an image differ by rounding alone
 
@@ -37,8 +39,13 @@ def directions(x: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n d"]:
     return x / np.where(norm > 0.0, norm, 1.0)
 
 
-def cosines(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n d"]) -> Float[np.ndarray, " n"]:
-    """Of each row of x and that of y: a pair's score."""
+def cosines(x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "n e"]) -> Float[np.ndarray, " n"]:
+    """Of each row of x and that of y: a pair's score.
+
+    Raises:
+      ValueError: the rows of one are longer than those of the other.
+    """
+    check_sizes(x, y)
     return np.sum(directions(x) * directions(y), axis=1)
 
 
@@ -169,30 +176,6 @@ def rank1(embeddings: Float[np.ndarray, "n d"], labels: Int[np.ndarray, " n"]) -
     return float(np.concatenate(found).mean())
 
 
-def identification(
-    gallery: Float[np.ndarray, "n d"],
-    gallery_labels: Int[np.ndarray, " n"],
-    probes: Float[np.ndarray, "m d"],
-    probe_labels: Int[np.ndarray, " m"],
-) -> float:
-    """Number (6), of probes among a gallery that has the classes of all of them.
-
-    Raises:
-      ValueError: it does not.
-    """
-    strange = np.setdiff1d(probe_labels, gallery_labels)
-    if len(strange):
-        raise ValueError(
-            f"the gallery is closed, and has no image of {len(strange)} of the probes' classes: {strange[0]}"
-        )
-    known, asked = directions(gallery), directions(probes)
-    found = [
-        _right(asked[rows] @ known.T, probe_labels[rows][:, None] == gallery_labels[None, :])
-        for rows in chunks(len(asked), len(known))
-    ]
-    return float(np.concatenate(found).mean())
-
-
 def _right(similar: Float[np.ndarray, "b n"], same: Bool[np.ndarray, "b n"]) -> Float[np.ndarray, " b"]:
     """Which share of the most similar ones is of the class."""
     tied = similar >= similar.max(axis=1, keepdims=True) - TIED
@@ -202,15 +185,16 @@ def _right(similar: Float[np.ndarray, "b n"], same: Bool[np.ndarray, "b n"]) -> 
 def knn_accuracy(
     train: Float[np.ndarray, "n d"],
     train_labels: Int[np.ndarray, " n"],
-    test: Float[np.ndarray, "m d"],
+    test: Float[np.ndarray, "m e"],
     test_labels: Int[np.ndarray, " m"],
     k: int,
 ) -> float:
     """The fraction of test examples that (7) gives their class.
 
     Raises:
-      ValueError: there are no k training examples.
+      ValueError: there are no k training examples, or embeddings of two sizes.
     """
+    check_sizes(train, test)
     if not 1 <= k <= len(train):
         raise ValueError(f"k={k} is not between 1 and the {len(train)} training examples")
     known, asked = directions(train), directions(test)

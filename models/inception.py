@@ -207,7 +207,7 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> Variables:
     Those are the classifiers, and each norm's count of its batches.
 
     Raises:
-      ValueError: names are missing or superfluous, or shapes differ; a line for each of the three.
+      ValueError: names are missing or superfluous, or shapes differ.
     """
     shapes, structure = _layout()
     beyond = lambda name: name.startswith(("fc.", "AuxLogits.")) or name.endswith(".num_batches_tracked")  # noqa: E731
@@ -219,15 +219,15 @@ def from_torch(tensors: Mapping[str, np.ndarray]) -> Variables:
         "of another shape": [f"{name} {list(given[name].shape)} for {list(shape)}" for name, shape in differ.items()],
     }
     if any(wrong.values()):
-        lines = [f"{what}: {_some(names)}" for what, names in wrong.items() if names]
-        raise ValueError("\n".join(["these are not the weights of FID's Inception-v3:", *lines]))
+        found = "; ".join(f"{what} {_some(names)}" for what, names in wrong.items() if names)
+        raise ValueError(f"these are not the weights of FID's Inception-v3: {found}")
     turned = (given[name].transpose(2, 3, 1, 0) if len(shape) == 4 else given[name] for name, shape in shapes.items())
     return jax.tree_util.tree_unflatten(structure, [np.ascontiguousarray(leaf, np.float32) for leaf in turned])
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-    return ", ".join(names[:4]) + more
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    return ", ".join(names[:2]) + more
 
 
 def load(path: Path) -> Variables:

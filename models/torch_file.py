@@ -3,6 +3,10 @@
 Since PyTorch 1.6 such a file is a zip: `NAME/data.pkl`, a pickle of the dictionary in which tensors are (storage,
 offset, size, stride), and the storages' bytes, `NAME/data/0`, `NAME/data/1`, …
 
+Before, five pickles stood one behind another: a number that marks the format, its version, the machine's sizes of
+numbers, the dictionary, and the keys of the storages. The storages follow in the order of the keys: the count of their
+numbers, in 8 bytes, and the numbers; all little-endian.
+
 A pickle is a program that may call any function it names. Here it may name an ordered dictionary, the function that
 makes a tensor of a storage, and the types of storages; none of the three is PyTorch's, and every other name is refused.
 """
@@ -10,6 +14,7 @@ makes a tensor of a storage, and the types of storages; none of the three is PyT
 import pickle
 import zipfile
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +35,8 @@ STORAGES = {
     "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
 }
-LEGACY = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."  # the pickled number that older files begin with
+MAGIC = 0x1950A86A20F9469CFC6C  # marks the format of before PyTorch 1.6
+VERSION = 1001  # of it, the only one
 
 
 class _Tensor:
@@ -54,11 +60,11 @@ class _RefusedError(Exception):
 
 
 class _Reader(pickle.Unpickler):
-    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
-        super().__init__(archive.open(f"{name}/data.pkl"))
-        self.archive, self.name = archive, name
-        order = f"{name}/byteorder"
-        self.big = order in archive.namelist() and archive.read(order) == b"big"
+    """`storage` finds a storage by its key, type of number and length. Without it, a pickle may hold none."""
+
+    def __init__(self, file: Any, storage: Callable[[str, np.dtype, int], np.ndarray] | None = None) -> None:
+        super().__init__(file)
+        self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -70,14 +76,90 @@ class _Reader(pickle.Unpickler):
         raise _RefusedError(f"{module}.{name}")
 
     def persistent_load(self, pid: Any) -> np.ndarray:
-        kind, storage, key, _, length = pid
-        if kind != "storage":
+        kind, name, key, _, length, *part = pid
+        if kind != "storage" or self.storage is None:
             raise _RefusedError(str(kind))
-        dtype = np.dtype(STORAGES[storage])
-        entry = self.archive.getinfo(f"{self.name}/data/{key}")
-        if entry.file_size != length * dtype.itemsize:
-            raise ValueError(f"storage {key} has {entry.file_size} bytes, not {length * dtype.itemsize}")
-        return np.frombuffer(self.archive.read(entry), dtype.newbyteorder(">" if self.big else "<"))
+        found = self.storage(key, np.dtype(STORAGES[name]), length)
+        if part and part[0] is not None:  # in old files a storage may be a part of another
+            _, offset, length = part[0]
+            found = found[offset : offset + length]
+        return found
+
+
+def _zipped(path: Path) -> Any:
+    with zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
+        if len(names) != 1:
+            raise ValueError("a zip archive without the one data.pkl of torch.save")
+        order = f"{names[0]}/byteorder"
+        big = order in archive.namelist() and archive.read(order) == b"big"
+
+        def storage(key: str, dtype: np.dtype, length: int) -> np.ndarray:
+            entry = archive.getinfo(f"{names[0]}/data/{key}")
+            if entry.file_size != length * dtype.itemsize:
+                raise ValueError(f"storage {key} has {entry.file_size} bytes, not {length * dtype.itemsize}")
+            return np.frombuffer(archive.read(entry), dtype.newbyteorder(">" if big else "<"))
+
+        with archive.open(f"{names[0]}/data.pkl") as file:
+            return _Reader(file, storage).load()
+
+
+def _legacy(path: Path) -> Any:
+    """Of a file in the format of before PyTorch 1.6."""
+    storages: dict[str, np.ndarray] = {}
+    room = path.stat().st_size
+
+    def storage(key: str, dtype: np.dtype, length: int) -> np.ndarray:
+        """Zeros: that part of the file is read last, and into them."""
+        nonlocal room
+        if key not in storages:
+            room -= length * dtype.itemsize
+            if length < 0 or room < 0:
+                raise ValueError(f"storage {key}, of {length} numbers, is larger than the file")
+            storages[key] = np.zeros(length, dtype.newbyteorder("<"))
+        found = storages[key]
+        if (found.dtype, len(found)) != (dtype, length):
+            raise ValueError(f"storage {key} is of two types or lengths")
+        return found
+
+    with path.open("rb") as file:
+        _, version, _ = (_Reader(file).load() for _ in range(3))
+        if version != VERSION:
+            raise ValueError(f"it is of version {version} of the format, not {VERSION}")
+        found = _Reader(file, storage).load()
+        keys = _Reader(file).load()
+        if sorted(keys) != sorted(storages):
+            raise ValueError("its list of storages is not that of its tensors")
+        for key in keys:
+            numbers, count = storages[key], file.read(8)
+            if len(count) == 8 and int.from_bytes(count, "little") != len(numbers):
+                raise ValueError(f"storage {key} has {int.from_bytes(count, 'little')} numbers, not {len(numbers)}")
+            content = file.read(numbers.nbytes)
+            if len(count) < 8 or len(content) < numbers.nbytes:
+                raise ValueError(f"it ends within storage {key}")
+            numbers[:] = np.frombuffer(content, numbers.dtype)
+            numbers.setflags(write=False)
+    return found
+
+
+def _begins_as_legacy(path: Path) -> bool:
+    with path.open("rb") as file:
+        try:
+            return _Reader(file).load() == MAGIC
+        except _RefusedError:
+            raise
+        except Exception:  # what bytes that are no pickle raise is promised by nobody
+            return False
+
+
+def _tensors(found: Any) -> dict[str, np.ndarray]:
+    if not isinstance(found, dict):
+        raise ValueError(f"it holds a {type(found).__name__}, not a dictionary of tensors")
+    items = list(dict.items(found))  # a pickle can have given the dictionary `items` of its own
+    other = [repr(name) for name, value in items if not isinstance(value, np.ndarray)]
+    if other:
+        raise ValueError(f"it is no dictionary of tensors: its {other[0]} is no tensor")
+    return {str(name): value for name, value in items}
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
@@ -85,32 +167,17 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
     Raises:
       MissingDataError: there is no such file.
-      ValueError: it is in the format of before PyTorch 1.6, holds anything but tensors, or is damaged.
+      ValueError: it is no file of `torch.save`, holds anything but tensors, or is damaged.
     """
     if not path.is_file():
         raise MissingDataError(f"there is no file {path}")
-    with path.open("rb") as file:
-        begin = file.read(len(LEGACY))
-    if begin == LEGACY:
-        raise ValueError(
-            f"{path} is a PyTorch file of the format before version 1.6, which is not read here; where PyTorch is "
-            f"installed, convert it: torch.save(torch.load({str(path)!r}, map_location='cpu'), 'converted.pth')"
-        )
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is no file of torch.save: it is no zip archive")
     try:
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
-            if len(names) != 1:
-                raise ValueError("a zip archive without the one data.pkl of torch.save")
-            found = _Reader(archive, names[0]).load()
+        if zipfile.is_zipfile(path):
+            return _tensors(_zipped(path))
+        if _begins_as_legacy(path):
+            return _tensors(_legacy(path))
     except _RefusedError as error:
         raise ValueError(f"{path} holds {error}, which is refused: only tensors in a dictionary are read") from error
     except Exception as error:  # what a damaged archive or pickle raises is promised by nobody
         raise ValueError(f"{path} cannot be read: {error or type(error).__name__}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds a {type(found).__name__}, not a dictionary of tensors")
-    other = [repr(name) for name, value in found.items() if not isinstance(value, np.ndarray)]
-    if other:
-        raise ValueError(f"{path} is no dictionary of tensors: its {other[0]} is no tensor")
-    return {str(name): value for name, value in found.items()}
+    raise ValueError(f"{path} is no file of torch.save: it is no zip archive, nor begins as those before PyTorch 1.6")

@@ -25,6 +25,7 @@ from metrics.manifold import density_coverage, precision_recall
 from models.flows.flow import Flow
 from reproductions.reproduction import Row, Trained, made, trained
 from samplers.sampler import NoSampler
+from training.errors import UserError
 from training.features import features_of
 from training.run import Run
 
@@ -52,9 +53,13 @@ def compared(features: Features, real: Float[np.ndarray, "n h w c"], x: Float[np
 
 
 def runs_of(data: Dataset, folder: Path) -> Iterator[Path]:
-    """Finished runs that draw pictures like the data's."""
+    """Finished runs that draw pictures like the data's; says which are not looked at."""
     for path in sorted(folder.glob("*/summary.json")):
-        experiment = Run(path.parent).experiment()
+        try:
+            experiment = Run(path.parent).experiment()
+        except UserError as error:  # of settings that are no longer there, or of a file of one's own
+            print(f"skipped {path.parent}: {str(error).partition(';')[0]}")  # without all names that there are
+            continue
         if not isinstance(experiment.sampler, NoSampler) and experiment.data.pictured.shape == data.shape:
             pictured: Any = experiment.data.pictured
             if getattr(pictured, "name", "") == "mnist":
@@ -93,13 +98,16 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
             yield row | compared(features, x, pictures)
 
 
+def harmed(rows: list[Row], kind: str) -> tuple[list[float], list[float]]:
+    """Strengths from 0 on, and the Fréchet distances in the embedder's features: at 0, of a half to the other one."""
+    some = [row for row in rows if row["kind"] == kind]
+    return [0.0, *(row["strength"] for row in some)], [rows[0]["frechet"], *(row["frechet"] for row in some)]
+
+
 def draw(rows: list[Row], figure: Figure) -> None:
     distance, bars, manifold = figure.subplots(1, 3)
-    start = next(row["frechet"] for row in rows if row["kind"] == "data")
     for kind, unit_of, colour in (("blur", "blur, pixels", "C0"), ("noise", "noise, standard deviation", "C3")):
-        some = [row for row in rows if row["kind"] == kind]
-        strengths, values = [0.0, *(row["strength"] for row in some)], [start, *(row["frechet"] for row in some)]
-        distance.plot(strengths, values, "o-", color=colour, label=unit_of)
+        distance.plot(*harmed(rows, kind), "o-", color=colour, label=unit_of)
     distance.set(xlabel="strength", ylabel="Fréchet distance in the embedder's features", yscale="log")
     distance.legend()
     shown = [row for row in rows if row["kind"] in ("data", "run") and row.get("strength", 1.0) == 1.0]
@@ -125,3 +133,6 @@ def summary(rows: list[Row]) -> Iterator[str]:
     yield f"{'':{width}}" + "".join(f"{column:>15}" for column in columns)
     for row in rows:
         yield f"{row['what']:{width}}" + "".join(f"{row[column]:15.4g}" for column in columns)
+    rises = {kind: bool(np.all(np.diff(harmed(rows, kind)[1]) > 0)) for kind in ("blur", "noise")}
+    told = (f"{'rises' if always else 'does not rise'} with every step of {kind}" for kind, always in rises.items())
+    yield f"the Fréchet distance in the embedder's features {' and '.join(told)}"

@@ -14,9 +14,10 @@ from sklearn.mixture import GaussianMixture
 
 from data.digits import Digits
 from metrics.examples import mean_and_error
+from metrics.features import flat
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.likelihood import bits_per_dim
-from metrics.metric import Evaluation, flat
+from metrics.metric import Evaluation
 from reproductions.reproduction import Row, Trained, made
 from reproductions.reproduction import trained as read
 

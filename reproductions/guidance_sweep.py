@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from metrics.class_accuracy import read_as
 from metrics.classifier import classifier
+from metrics.features import flat
 from metrics.frechet import frechet_distance
-from metrics.metric import flat
 from metrics.neighbours import squared_distances
 from paths.grids import Uniform
 from reproductions.reproduction import Row, Trained

@@ -1,8 +1,8 @@
 """What each margin makes of the target's logit and of its gradient, against the angle to the class.
 
-As in ArcFace's figure 3 (1801.07698) with the gradient beside it: −dt/dθ is how hard an example at θ is turned towards
-its class when it is told wrongly, in units of the scale. `worth` is the angle at which the class has the logit that any
-other class has at 60 degrees: 60 without margin, less with one.
+As in ArcFace's target-logit curves (1801.07698, figure 4b), with the gradient beside them: −dt/dθ is how hard an
+example at θ is turned towards its class when it is told wrongly, in units of the scale. `worth` is the angle at which
+the class has the logit that any other class has at 60 degrees: 60 without margin, less with one.
 """
 
 from collections.abc import Iterator

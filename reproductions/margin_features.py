@@ -1,6 +1,6 @@
 """MNIST in a plane: two-dimensional embeddings under margins, a smaller one over a larger one, side by side.
 
-L-Softmax's figure 2 (1612.02295) and SphereFace's figure 3 (1704.08063): the larger the margin, the narrower a class's
+L-Softmax's figure 2 (1612.02295) and SphereFace's figure 2 (1704.08063): the larger the margin, the narrower a class's
 sector and the wider the gaps between sectors. The `margin_mnist2d_` experiments: one network, one optimiser, the same
 steps. Angles are of the 10,000 test images: an embedding's to its class's mean direction, and the smallest between two
 classes' mean directions (ten directions of a plane are 36 degrees apart at best). `gap` is the empty sector between two

@@ -19,10 +19,11 @@ from metrics.verification import cosines, roc
 from reproductions.reproduction import Row, Trained, made, trained
 from training.loop import evaluation_of
 
-LOSSES = (
-    *("softmax", "normface", "lsoftmax", "asoftmax", "amsoftmax", "arcface", "combined", "subcentre", "adaface"),
-    *("magface", "sphereface2", "center", "contrastive", "triplet", "infonce", "supcon"),
+MARGINS = (
+    *("normface", "lsoftmax", "asoftmax", "amsoftmax", "arcface", "combined", "subcentre", "adaface", "magface"),
+    "sphereface2",
 )
+LOSSES = ("softmax", *MARGINS, "center", "contrastive", "triplet", "infonce", "supcon")
 SCALES = {"small": None}
 SEEDS = (0, 1, 2)
 COLUMNS = ("verification_accuracy", "tar_at_far_0.01", "rank1", "eer")
@@ -71,8 +72,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
         values, errors = ([row[column + end] for row in best] for end in ("", "_std"))
         bars.barh(place + offset, values, 0.38, xerr=errors, color=colour, label=column.replace("_", " "))
     bars.set_yticks(place, [row["loss"] for row in best], fontsize=8)
-    bars.set(xlim=(0.5, 1.0))
-    bars.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, 1.12), ncols=2)
+    bars.set(xlim=(0.5, 1.0), xlabel="of 1, mean and standard deviation of three seeds")
+    bars.legend(fontsize=8, loc="lower right")
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
@@ -80,3 +81,16 @@ def summary(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         numbers = "".join(f"{100 * row[column]:10.2f} ± {100 * row[f'{column}_std']:4.2f} " for column in COLUMNS[:3])
         yield f"{row['loss']:14}{numbers}{row['seconds']:9.0f}"
+    plain = next(row for row in rows if row["loss"] == "softmax")
+    margin = max((row for row in rows if row["loss"] in MARGINS), key=lambda row: row["verification_accuracy"])
+    best = max(rows, key=lambda row: row["verification_accuracy"])
+    more = margin["verification_accuracy"] - plain["verification_accuracy"]
+    spread = margin["verification_accuracy_std"] + plain["verification_accuracy_std"]
+    yield (
+        f"the best margin, {_verified(margin)}, {'beats' if more > spread else 'does not beat'} {_verified(plain)}, "
+        f"beyond the spread: {100 * more:+.2f} against {100 * spread:.2f}; the best of all losses is {_verified(best)}"
+    )
+
+
+def _verified(row: Row) -> str:
+    return f"{row['loss']} ({100 * row['verification_accuracy']:.2f} ± {100 * row['verification_accuracy_std']:.2f} %)"

@@ -32,11 +32,10 @@ from training.features import features_of
 from training.loop import train
 from training.run import Run
 
-R = np.random.RandomState(0)
-
 
 def sets(n=30, m=23, d=5):
-    return R.randn(n, d), R.randn(m, d) @ R.randn(d, d) * 0.6 + 0.3
+    r = np.random.RandomState(0)
+    return r.randn(n, d), r.randn(m, d) @ r.randn(d, d) * 0.6 + 0.3
 
 
 def test_the_kernel_distance_is_the_unbiased_double_sum():
@@ -54,7 +53,7 @@ def test_the_kernel_distance_is_the_unbiased_double_sum():
 
 def test_the_kernel_distance_has_no_bias_in_small_sets():
     """Of one distribution its mean is 0, to four standard errors, where the biased sum's is far from it."""
-    values = np.asarray([kernel_distance(*R.randn(2, 5, 3)) for _ in range(4000)])
+    values = np.asarray([kernel_distance(*pair) for pair in np.random.RandomState(0).randn(4000, 2, 5, 3)])
     error = values.std() / np.sqrt(len(values))
     assert abs(values.mean()) < 4 * error
     # With the diagonals it would be more by 2·(E k(x, x) − E k(x, y))/n, and E k(x, x) ≥ 2³, E k(x, y) = 2 here.
@@ -106,7 +105,7 @@ def test_the_four_numbers_on_a_line():
 
 def test_a_copy_of_a_balls_edge_is_in_the_ball():
     """Whatever rounding makes of distances far from the origin."""
-    x = R.randn(50, 20) + 100.0
+    x = np.random.RandomState(0).randn(50, 20) + 100.0
     assert precision_recall(x, x, 3) == (1.0, 1.0)
     # Each point's own ball holds itself and its k nearest.
     assert density_coverage(x, x, 5) == (pytest.approx(6 / 5), 1.0)
@@ -116,12 +115,12 @@ def test_a_copy_of_a_balls_edge_is_in_the_ball():
 
 def test_truncation_raises_precision_and_lowers_recall():
     """Samples of a Gaussian drawn closer and closer to its mean; density and coverage follow."""
-    real = R.randn(400, 8)
+    real, drawn = np.random.RandomState(0).randn(2, 400, 8)
     scales = (1.0, 0.7, 0.4)
-    precision, recall = np.transpose([precision_recall(real, scale * R.randn(400, 8)) for scale in scales])
+    precision, recall = np.transpose([precision_recall(real, scale * drawn) for scale in scales])
     assert precision[0] < precision[1] < precision[2]
     assert recall[0] > recall[1] > recall[2]
-    density, coverage = np.transpose([density_coverage(real, scale * R.randn(400, 8)) for scale in scales])
+    density, coverage = np.transpose([density_coverage(real, scale * drawn) for scale in scales])
     assert density[0] == pytest.approx(1.0, abs=0.15)
     assert density[0] < density[1] < density[2]
     assert coverage[0] > coverage[2]
@@ -138,6 +137,16 @@ def test_samples_that_are_no_numbers_are_in_no_ball_and_spoil_no_other():
     for distance in (frechet_distance, kernel_distance):
         with pytest.raises(ValueError, match="2 of the second's 32 examples have features that are not finite"):
             distance(x, spoiled)
+
+
+def test_sets_in_different_features_are_not_compared():
+    wide, narrow = np.ones((20, 2, 3)), np.ones((20, 5))
+    for number in (frechet_distance, kernel_distance, precision_recall, density_coverage):
+        for first, second, sizes in ((wide, narrow, (6, 5)), (narrow, wide, (5, 6))):
+            message = f"the first's examples are vectors of {sizes[0]} numbers and the second's of {sizes[1]}: only"
+            with pytest.raises(ValueError, match=message) as caught:
+                number(first, second)
+            assert "\n" not in str(caught.value)
 
 
 def first_two(x):
@@ -181,7 +190,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is_drawn():
     evaluation = Evaluation(digits_flow.model, {}, Digits(), never, TWO)
     with pytest.raises(ValueError, match="size=500 are more than the 360"):
         KID(samples=500, size=500)(evaluation)
-    wide = Learned("many", 400, lambda x: R.randn(len(x), 400))
+    wide = Learned("many", 400, lambda x: np.ones((len(x), 400)))
     with pytest.raises(ValueError, match="400 features needs at least 401 examples a side; the second has 360"):
         FrechetDistance(samples=500)(replace(evaluation, features=wide))
     FrechetDistance(samples=3).check_features(Digits(), TWO)
@@ -222,7 +231,8 @@ def embedder(tmp_path_factory):
 def generator(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "flow"
     model = replace(digits_flow.model, net=digits_flow.model.net.clone(depth=1))
-    train(replace(digits_flow, model=model, remat="none", steps=2, sample_every=0, metrics=()), folder)
+    metrics = (TwoSampleAccuracy(samples=70), FrechetDistance(samples=70))
+    train(replace(digits_flow, model=model, remat="none", steps=2, sample_every=0, metrics=metrics), folder)
     return folder
 
 
@@ -281,9 +291,16 @@ def test_a_name_that_is_none_of_images_like_these_is_refused_in_one_line(embedde
     assert "stands at step 0 of 2" in refused(str(half))
 
 
+def test_a_summary_names_the_features_of_its_numbers(embedder, generator):
+    of_generator, of_embedder = (json.loads((run / "summary.json").read_text()) for run in (generator, embedder))
+    assert of_generator["features"] == "raw pixels"
+    assert np.isfinite(of_generator["frechet_distance"])
+    assert "features" not in of_embedder  # none of its metrics is measured in any
+
+
 def test_numbers_in_different_features_stand_beside_one_another(embedder, generator, monkeypatch, capsys):
     """evaluate.py: the features are printed, stored, and measured again only in place of themselves."""
-    frechet = (str(generator), "frechet_distance", "--samples", "70")
+    frechet, file = (str(generator), "frechet_distance", "--samples", "70"), generator / "evaluation.json"
 
     def measured(*arguments):
         code, out = script(monkeypatch, capsys, *arguments)
@@ -299,15 +316,24 @@ def test_numbers_in_different_features_stand_beside_one_another(embedder, genera
     assert numbers_of(own) != pytest.approx(numbers_of(pixels), rel=1e-3)
     again = measured("--features", str(embedder), *frechet)
     assert numbers_of(again) == numbers_of(own)
-    rows = json.loads((generator / "evaluation.json").read_text())
-    assert [row.get("features") for row in rows] == [None, name]
+    rows = json.loads(file.read_text())
+    assert [row["features"] for row in rows] == ["raw pixels", name]
     assert rows[0]["numbers"] == pytest.approx(numbers_of(pixels), rel=1e-4)
-    # A metric that is measured in none has one row, whatever was asked for.
+    # A row of before every name was stored is one of raw pixels, and is measured again in place of itself.
+    file.write_text(json.dumps([{key: value for key, value in rows[0].items() if key != "features"}, rows[1]]))
+    measured(*frechet)
+    assert json.loads(file.read_text()) == [rows[1], rows[0]]
+    # A metric that is measured in none has no name beside it, and may not be asked for one.
     two_sample = (str(generator), "two_sample_accuracy", "--samples", "70")
     assert "features" not in measured(*two_sample)
-    measured(*two_sample, "--features", str(embedder))
-    rows = json.loads((generator / "evaluation.json").read_text())
-    assert [row.get("features") for row in rows] == [None, name, None]
+    assert "features" not in json.loads(file.read_text())[-1]
+    code, out = script(monkeypatch, capsys, *two_sample, "--features", str(embedder))
+    refused = f"error: --features {embedder}: features are for frechet_distance, kid, manifold, and what is to be "
+    assert (code, out) == (2, f"{refused}measured is TwoSampleAccuracy\n")
+    # Of a run's own metrics, one is enough; each has its own row.
+    measured(str(generator), "--features", str(embedder))
+    rows = json.loads(file.read_text())
+    assert [row.get("features") for row in rows] == ["raw pixels", None, name]
     # 9 samples are enough for 8 features, and not for 64 pixels.
     few = (*frechet[:2], "--samples", "9")
     assert np.isfinite(numbers_of(measured(*few, "--features", str(embedder)))["frechet_distance"])

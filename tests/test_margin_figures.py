@@ -77,20 +77,41 @@ def test_the_plane_of_each_loss_is_drawn_from_its_run(tmp_path, monkeypatch):
 def test_losses_are_compared_over_seeds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(omniglot_verification, "made", made_tiny)
-    monkeypatch.setattr(omniglot_verification, "LOSSES", ("softmax", "triplet"))
+    monkeypatch.setattr(omniglot_verification, "LOSSES", ("softmax",))
     monkeypatch.setattr(omniglot_verification, "SEEDS", (0, 1))
     monkeypatch.setattr(omniglot_verification, "COLUMNS", ("verification_accuracy", "tar_at_far_0.05", "rank1", "eer"))
-    rows = list(omniglot_verification.rows("small", None))
-    for row in rows:
-        assert row["tar"].shape == omniglot_verification.FAR.shape
-        assert (np.diff(row["tar"]) >= 0).all()
-        assert row["tar"][-1] == 1.0
-        assert row["rank1_std"] >= 0.0
-    assert len(drawn(omniglot_verification, rows)) == 3
+    (row,) = omniglot_verification.rows("small", None)
+    assert row["tar"].shape == omniglot_verification.FAR.shape
+    assert (np.diff(row["tar"]) >= 0).all()
+    assert row["tar"][-1] == 1.0
+    assert row["rank1_std"] >= 0.0
+    others = [row | {"loss": name} for name in ("arcface", "normface", "triplet")]
+    assert len(drawn(omniglot_verification, [row, *others])) == 6
+
+
+def test_the_best_margin_is_told_from_plain_softmax_by_the_spread():
+    def told(**found):
+        """The last line; (mean, standard deviation) of each loss, in percent."""
+        columns = omniglot_verification.COLUMNS
+        rows = []
+        for loss, (mean, spread) in found.items():
+            numbers = {f"{name}{end}": v / 100 for name in columns for end, v in (("", mean), ("_std", spread))}
+            rows.append({"loss": loss, "seconds": 1.0} | numbers)
+        return list(omniglot_verification.summary(rows))[-1]
+
+    losses = {"softmax": (90.0, 0.5), "normface": (88.0, 0.1), "supcon": (95.0, 0.1)}
+    assert told(**losses, arcface=(92.0, 1.0)) == (
+        "the best margin, arcface (92.00 ± 1.00 %), beats softmax (90.00 ± 0.50 %), beyond the spread: "
+        "+2.00 against 1.50; the best of all losses is supcon (95.00 ± 0.10 %)"
+    )
+    assert "does not beat softmax (90.00 ± 0.50 %), beyond the spread: +2.00 against 2.50" in told(
+        **losses, arcface=(92.0, 2.0)
+    )
+    assert "the best margin, normface (88.00 ± 0.10 %), does not beat" in told(**losses)
 
 
 @needs("mnist")
-def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch):
+def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch, capsys):
     """Every finished run of MNIST's pictures is found, one that draws nothing is not; blur and noise take away."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(feature_distances, "made", made_tiny)
@@ -99,7 +120,11 @@ def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch):
     monkeypatch.setattr(feature_distances, "NOISES", (0.0, 0.8))
     monkeypatch.setattr(feature_distances, "TEMPERATURES", (1.0, 0.5))
     made_tiny("nice_mnist")
+    (old := tmp_path / "runs" / "old").mkdir()
+    (old / "summary.json").write_text("{}")
+    (old / "config.json").write_text('{"type": "gone.Experiment"}')
     rows = list(feature_distances.rows("small", None))
+    assert "skipped runs/old: config: no dataclass 'gone.Experiment' is known here" in capsys.readouterr().out
     names = [row["what"] for row in rows]
     assert names[0] == "one half of the test images"
     assert names[-2:] == ["nice_mnist, temperature 1", "nice_mnist, temperature 0.5"]
@@ -107,7 +132,19 @@ def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch):
     pixels = {row["what"]: row["frechet_pixels"] for row in rows}
     assert pixels["one half of the test images"] < pixels["blurred by 2 pixels"]
     assert pixels["one half of the test images"] < pixels["noise of 0.8"]
-    assert len(drawn(feature_distances, rows)) == len(rows) + 1
+    assert len(drawn(feature_distances, rows)) == len(rows) + 2
+
+
+@pytest.mark.parametrize(("second", "told"), [(3.0, "rises"), (2.0, "does not rise"), (0.5, "does not rise")])
+def test_a_distance_that_rises_with_every_step_is_told_from_one_that_does_not(second, told):
+    """From that of no blur and no noise on, which is the first row's."""
+    none = dict.fromkeys(("kid", "precision", "recall", "density", "coverage", "frechet_pixels", "strength"), 0.0)
+    values = (("data", 1.0), ("blur", 2.0), ("noise", 1.5), ("blur", second), ("data", 9.0), ("noise", 1.6))
+    rows = [none | {"what": kind, "kind": kind, "frechet": value} for kind, value in values]
+    assert list(feature_distances.summary(rows))[-1] == (
+        f"the Fréchet distance in the embedder's features {told} with every step of blur and rises with every step of "
+        "noise"
+    )
 
 
 @pytest.mark.parametrize("module", [margin_features, omniglot_verification])

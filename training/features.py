@@ -59,9 +59,12 @@ def features_of(name: str, data: Dataset) -> Features:
 
 
 def _of_inception(name: str, shape: tuple[int, ...]) -> Features:
+    file = name.removeprefix("inception:")
+    if not file:
+        raise UserError(f"{FLAG} {name} names no file of weights; it is inception:FILE")
     try:
         inception.check_shape(shape)
-        weights = inception.load(Path(name.removeprefix("inception:")))
+        weights = inception.load(Path(file))
     except ValueError as error:
         raise UserError(f"{FLAG} {name}: {error}") from error
     network: Any = inception.Inception()
@@ -83,13 +86,13 @@ def _of_run(name: str, shape: tuple[int, ...]) -> Features:
         )
     size = model.net.features
 
-    def directions(variables: Variables, x: Float[Array, "b *s"]) -> Float[Array, "b d"]:
+    def scaled(variables: Variables, x: Float[Array, "b *s"]) -> Float[Array, "b d"]:
         h = model.embed(variables, x)
         # The direction of what is not finite is 0, a direction like any other.
         return jnp.where(jnp.isfinite(h).all(1, keepdims=True), np.sqrt(size) * unit(h), jnp.nan)
 
     own = f"{size} features of {run.folder} (digest {run.state_digest[:8]})"
-    return _of_network(own, size, directions, run.averaged(Mesh().build()))
+    return _of_network(own, size, scaled, run.averaged(Mesh().build()))
 
 
 def _of_network(

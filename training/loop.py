@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from data.dataset import Dataset, stream
+from metrics.features import PIXELS
 from metrics.metric import Evaluation
 from models.model import Model, Variables
 from training.checkpoint import Store
@@ -136,6 +137,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
         "device": f"{plan.mesh.size} x {device.platform} {device.device_kind}",
         **({} if math.isnan(loss) else {"loss": loss}),
         **measured,
+        **({"features": PIXELS.name} if any(metric.in_features for metric in experiment.metrics) else {}),
         "state_digest": state_digest(state, iterator.get_state()),
     }
     run.finish(summary)

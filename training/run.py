@@ -1,7 +1,7 @@
 """A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`.
 
 `evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`,
-with `"features": their name` where samples were compared in others than raw pixels.
+with `"features": their name` where the metric compares samples in features.
 `pairs/` holds what a run of reflow has had this one draw (training/reflow.py), `codes/` what a second stage has had it
 encode (training/codes.py).
 """
@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from data.dataset import Dataset
+from metrics.features import PIXELS
 from models.codec import Codec
 from models.model import Model, Variables
 from training import config
@@ -134,12 +135,13 @@ class Run:
         """Adds a measurement to `evaluation.json`, in place of one of the same settings, step and features.
 
         Args:
-          features: their name; empty for raw pixels, and for a metric that is measured in none.
+          features: their name; empty for a metric that is measured in none.
         """
         space = {"features": features} if features else {}
         row = json.loads(json.dumps({"metric": config.encode(metric), "step": step, **space, "numbers": numbers}))
-        same = lambda other: all(other.get(name) == row.get(name) for name in ("metric", "step", "features"))  # noqa: E731
-        rows = [*(other for other in self.evaluations() if not same(other)), row]
+        # A row of before every name was stored is of raw pixels.
+        what = lambda row: (row.get("metric"), row.get("step"), row.get("features", PIXELS.name))  # noqa: E731
+        rows = [*(other for other in self.evaluations() if what(other) != what(row)), row]
         config.write_whole(self.folder / "evaluation.json", json.dumps(rows, indent=2) + "\n")
 
 
