@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
@@ -46,7 +45,7 @@ MARGINS: dict[str, Margin] = {
     "AdaFace, ẑ=1 (large norm)": AdaFace(),
     "SphereFace2 m=0.4 t=3": SphereFace2(),
 }
-COLOURS = matplotlib.colormaps["Paired"]
+COLOURS = (*(f"C{i}" for i in range(10)), "black", "darkgoldenrod")
 STEP = 10**9  # annealing is over
 DEGREES = np.linspace(0.0, 180.0, 721)
 
@@ -79,7 +78,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
 def draw(rows: list[Row], figure: Figure) -> None:
     panels = figure.subplots(1, 2)
     for i, row in enumerate(rows):
-        style, colour = ("-", "--")[i % 2], COLOURS(i)
+        style, colour = ("-", "--")[i % 2], COLOURS[i]
         for axes, column in zip(panels, ("value", "slope"), strict=True):
             # A line is broken where the logit jumps.
             line = np.where(np.abs(np.diff(row[column], prepend=row[column][0])) > 0.1, np.nan, row[column])
