@@ -27,6 +27,10 @@ class ArraySource(Source):
     to_model: Callable[[np.ndarray], np.ndarray]
     mirror: bool = False
 
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        return self.label
+
     def __len__(self) -> int:
         return len(self.x)
 

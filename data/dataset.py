@@ -50,6 +50,11 @@ class Source(ABC):
         """How many threads read ahead. 0, for records in memory: an indexing operation costs less than a hand-over."""
         return 0
 
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        """Every record's label, where they are known without a record being read; None where they are not."""
+        return None
+
     @abstractmethod
     def __len__(self) -> int: ...
 
@@ -113,6 +118,13 @@ class Dataset(ABC):
     @abstractmethod
     def source(self, split: str) -> Source:
         """The records of `train` or `test`."""
+
+    def check_batch_size(self, size: int) -> None:  # noqa: B027, most can be had in any number
+        """Called before training.
+
+        Raises:
+          ValueError: a batch of so many examples would not hold what a batch is to hold.
+        """
 
     @property
     def runs(self) -> tuple[str, ...]:

@@ -61,6 +61,10 @@ class FileSource(Source):
     flip: bool
 
     @property
+    def labels(self) -> Int[np.ndarray, " n"]:
+        return self.label
+
+    @property
     def threads(self) -> int:
         return 8
 

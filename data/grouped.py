@@ -20,7 +20,6 @@ from jaxtyping import Int
 from data.dataset import Arrays, Dataset, Source, is_test, permutation
 from data.digits import Digits
 from data.drawn import DrawnSource
-from data.folders import FileSource
 
 CHUNK = 1024  # records whose labels are read at once
 
@@ -38,8 +37,8 @@ class Members:
 
 
 def _labels(source: Source) -> np.ndarray:
-    if isinstance(source, FileSource):  # known without an image being opened
-        return source.label
+    if source.labels is not None:
+        return source.labels
     rows = [np.arange(first, min(first + CHUNK, len(source))) for first in range(0, len(source), CHUNK)]
     with ThreadPoolExecutor(source.threads or 1) as pool:
         return np.concatenate(list(pool.map(lambda some: source.read(some, -1, some)["label"], rows)))
@@ -59,6 +58,10 @@ class GroupedSource(Source):
     source: Source
     members: Members
     each: int
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        return self.source.labels
 
     @property
     def threads(self) -> int:
@@ -88,11 +91,17 @@ class Grouped(Dataset):
     """Another set, `each` training examples of a class one after the other; the test split is as it was."""
 
     data: Dataset = field(default_factory=Digits)
-    each: int = 4  # E; the batch size should be a multiple of it
+    each: int = 4  # E; the batch size is a multiple of it
 
     def __post_init__(self) -> None:
         if self.each < 1:
             raise ValueError(f"each={self.each} is not positive")
+
+    def check_batch_size(self, size: int) -> None:
+        if size % self.each:
+            raise ValueError(
+                f"batch_size={size} must be a multiple of each={self.each}, the examples of a class in a run"
+            )
 
     def source(self, split: str) -> Source:
         source = self.data.source(split)

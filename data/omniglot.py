@@ -78,6 +78,10 @@ class ShiftedSource(Source):
     images: Source
     shifts: Shifts
 
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        return self.images.labels
+
     def __len__(self) -> int:
         return len(self.images)
 

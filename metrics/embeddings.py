@@ -122,9 +122,12 @@ class Verification(Metric):
 
     def check(self, data: Dataset) -> None:
         check_has_labels("Verification", data)
-        if not data.open_set and data.num_classes < 2 * self.folds:
+        labels = data.source("test").labels
+        classes = data.num_classes if labels is None else len(np.unique(labels[: self.examples]))
+        if classes < 2 * self.folds and not (data.open_set and labels is None):
             raise ValueError(
-                f"{self.folds} folds need {2 * self.folds} classes, and {type(data).__name__} has {data.num_classes}"
+                f"{self.folds} folds of different classes need {2 * self.folds} of them, and the test split of "
+                f"{type(data).__name__} has {classes}; choose fewer folds (--metrics.N.folds)"
             )
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:

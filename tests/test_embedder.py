@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from data.digits import Digits
+from data.grouped import Grouped
 from losses.fused_head import HeadSGD
 from losses.identification import Identification
 from losses.margin_softmax import ArcFace, SphereFace2
@@ -136,6 +137,15 @@ def test_directions_are_unit_vectors_and_that_of_nothing_is_nothing():
 
 
 @dataclass(frozen=True, kw_only=True)
+class TwelveDigits(Digits):
+    """Says that it has twelve classes, and has ten."""
+
+    @property
+    def num_classes(self):
+        return 12
+
+
+@dataclass(frozen=True, kw_only=True)
 class NineDigits(Digits):
     """Says that it has nine classes, and has ten."""
 
@@ -162,6 +172,8 @@ def test_a_label_that_the_head_has_no_row_for_stops_the_run_before_its_step(tmp_
     ("change", "message"),
     [
         (lambda e: replace(e, data=OneDigit()), "classes=1: a softmax needs two classes or more"),
+        (lambda e: replace(e, data=TwelveDigits()), "class 10 of 0 … 11 has no training example, nor have 1 more"),
+        (lambda e: replace(e, data=Grouped(each=5)), "batch_size=16 must be a multiple of each=5"),
         (lambda e: replace(e, model=replace(e.model, classes=7)), "head has 7 classes, but the data has 10"),
         (lambda e: replace(e, model=replace(e.model, class_axis="rows")), "the mesh has no axis 'rows'; it has data"),
         (lambda e: replace(e, loss=Identification(update=HeadSGD())), "exactly if it is no parameter"),
@@ -169,7 +181,7 @@ def test_a_label_that_the_head_has_no_row_for_stops_the_run_before_its_step(tmp_
         (lambda e: replace(e, data=load_experiment("toy_flow").data), "no classes, but the data has none"),
         (
             lambda e: replace(e, model=load_experiment("toy_flow").model),
-            "no class|takes an Embedder|trains an Embedder",
+            "this loss trains an Embedder, got Denoiser",
         ),
     ],
 )
@@ -197,7 +209,11 @@ def test_a_folder_of_faces_is_trained_on(faces, tmp_path):
     tiny = load_experiment("deepid_faces", tiny=True)
     assert math.isfinite(train(replace(tiny, steps=2, mesh=Mesh(data=2)), tmp_path / "run")["loss"])
     Plan(load_experiment("arcface_faces", tiny=True))  # traced; its network is trained in tests/test_embedding_nets.py
-    Plan(replace(load_experiment("arcface_faces"), batch_size=8))
+    with pytest.raises(
+        UserError, match=r"10 folds of different classes need 20 of them, and the test split of ImageFolder"
+    ):
+        Plan(replace(load_experiment("arcface_faces"), batch_size=8))
+    Plan(replace(load_experiment("arcface_faces"), batch_size=8, metrics=()))
 
 
 @pytest.mark.parametrize("axis", ["", "data"])
@@ -210,6 +226,7 @@ def test_a_part_of_very_many_classes_is_trained_on(axis, tmp_path):
 
 OMNIGLOT = sorted(name for name in experiment_names() if name.startswith("margin_omniglot_"))
 MNIST = [*sorted(name for name in experiment_names() if name.startswith("margin_mnist2d_")), "mnist_embedder"]
+STEPPED = [f"margin_omniglot_{loss}" for loss in ("softmax", "subcentre", "sphereface2", "center", "triplet")]
 
 
 @pytest.mark.parametrize(
@@ -218,8 +235,10 @@ MNIST = [*sorted(name for name in experiment_names() if name.startswith("margin_
     + [pytest.param(name, marks=needs("mnist")) for name in MNIST],
 )
 def test_every_margin_experiment_can_take_its_steps(name):
-    """Both its forms are traced, and the tiny one's loss is finite after two steps."""
+    """Both its forms are traced; those of which no other is like take two steps."""
     Plan(load_experiment(name))
-    tiny = load_experiment(name, tiny=True)
-    _, losses = state_after(replace(tiny, mesh=Mesh(data=1)), 2)
-    assert all(math.isfinite(loss) for loss in losses)
+    tiny = replace(load_experiment(name, tiny=True), mesh=Mesh(data=1))
+    Plan(tiny)
+    if name in STEPPED:
+        _, losses = state_after(tiny, 2)
+        assert all(math.isfinite(loss) for loss in losses)

@@ -37,6 +37,7 @@ class Plan:
                     f"batch_size={experiment.batch_size} does not divide over {self.mesh.size} devices and "
                     f"accumulate={experiment.accumulate} parts"
                 )
+            experiment.data.check_batch_size(experiment.batch_size)
             self.model = experiment.resolved_model()
             self._check_classes()
             self._check_levels()
@@ -97,6 +98,12 @@ class Plan:
         if isinstance(self.model, Embedder) and self.model.classes != there:
             told = self.model.classes or "no"
             raise ValueError(f"the embedder's head has {told} classes, but the data has {there or 'none'}")
+        if isinstance(self.model, Embedder):
+            labels = self.experiment.data.source("train").labels
+            missing = [] if labels is None else np.setdiff1d(np.arange(there), labels).tolist()
+            if missing:
+                more = f", nor have {len(missing) - 1} more" if len(missing) > 1 else ""
+                raise ValueError(f"class {missing[0]} of 0 … {there - 1} has no training example{more}")
 
     def _check_levels(self) -> None:
         """A flow's bits are those of the data only if both have the same bins."""
