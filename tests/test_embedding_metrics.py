@@ -211,9 +211,10 @@ def test_settings_and_data_that_cannot_be_measured_are_refused_early():
     for metric in (Verification(), KNNAccuracy(), HeadAccuracy(), Angles()):
         with pytest.raises(ValueError, match="needs labels, and TwoMoons has none"):
             metric.check(TwoMoons())
-    with pytest.raises(ValueError, match="10 folds of different classes need 20 of them, and the test split of Labelled has 6"):
-        Verification().check(CLOSED)
-    Verification().check(OPEN)  # of whose classes in the test split it knows nothing
+    for data in (CLOSED, OPEN):
+        with pytest.raises(ValueError, match="need 20 of them, and the test split of Labelled has 6; choose fewer"):
+            Verification().check(data)
+        Verification(folds=3).check(data)
     for wrong in ({"folds": 1}, {"per_fold": 1}, {"examples": 1}, {"seed": -1}, {"seed": 2**32}):
         with pytest.raises(ValueError, match="Verification: folds, per_fold and examples"):
             Verification(**wrong)
