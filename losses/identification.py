@@ -54,6 +54,10 @@ class Identification(Loss):
                 "the head is updated by the loss (loss.update) exactly if it is no parameter (model.head_in_state): "
                 f"got update={self.update} and head_in_state={model.head_in_state}"
             )
+        if model.logit_bias and not self.margin.BINARY:
+            raise ValueError(
+                "logit_bias adds the same to all logits, which a softmax does not see: SphereFace2 alone has it"
+            )
         bias = variables["params"].get("logit_bias", 0.0)
         if self.update is None:
             value, ahead, overflow = linear_cross_entropy(

@@ -172,6 +172,7 @@ def test_a_label_that_the_head_has_no_row_for_stops_the_run_before_its_step(tmp_
     ("change", "message"),
     [
         (lambda e: replace(e, data=OneDigit()), "classes=1: a softmax needs two classes or more"),
+        (lambda e: replace(e, model=replace(e.model, logit_bias=True)), "SphereFace2 alone has it"),
         (lambda e: replace(e, data=TwelveDigits()), "class 10 of 0 … 11 has no training example, nor have 1 more"),
         (lambda e: replace(e, data=Grouped(each=5)), "batch_size=16 must be a multiple of each=5"),
         (lambda e: replace(e, model=replace(e.model, classes=7)), "head has 7 classes, but the data has 10"),
