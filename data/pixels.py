@@ -19,6 +19,8 @@ def decode(encoded: bytes, channels: int, size: int | None = None) -> np.ndarray
       size: if given, the largest centred square is cut out and resized to size × size.
     """
     image = Image.open(io.BytesIO(encoded))
+    if image.mode == "P":  # a palette's numbers are no levels: Pillow would not average them
+        image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
     if size is not None:
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2

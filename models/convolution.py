@@ -58,15 +58,18 @@ def _(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[Any, Any]:
 
 
 class Conv3x3(nn.Module):
-    """Eq. (1) with a bias; parameters and their names are those of `nn.Conv`. For blocks that are scanned."""
+    """Eq. (1), with a bias; parameters and their names are those of `nn.Conv`. For blocks that are scanned."""
 
     features: int
     dtype: str | None
     kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Image) -> Float[Array, "b h w d"]:
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
+        if not self.use_bias:
+            return convolution(*promote_dtype(x, kernel, dtype=self.dtype))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
         return convolution(x, kernel) + bias.reshape(1, 1, 1, -1)

@@ -14,8 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.embedder import EmbeddingNet
-from models.sphereface import check_images
+from models.embedder import EmbeddingNet, check_images
 
 
 class DeepID(EmbeddingNet):

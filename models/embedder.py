@@ -39,6 +39,12 @@ class EmbeddingNet(nn.Module, ABC):
         """h of (1), float32. Training takes a key `dropout`, and `batch_stats` mutable."""
 
 
+def check_images(x: Float[Array, "b *s"], who: str) -> None:
+    """Raises a ValueError unless x is of images [B, H, W, C]."""
+    if x.ndim != 4:
+        raise ValueError(f"{who} takes images [B, H, W, C], not arrays with {x.ndim - 1} axes an example")
+
+
 def unit(x: Float[Array, "*s d"]) -> Float[Array, "*s d"]:
     """Directions along the last axis, in float32 or better. That of 0 is 0, and so is its derivative."""
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.convolution import Image
-from models.embedder import EmbeddingNet
-from models.sphereface import PReLU, Unbiased3x3, check_images
+from models.activations import PReLU
+from models.convolution import Conv3x3, Image
+from models.embedder import EmbeddingNet, check_images
 from models.stack import Stack
 
 UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}  # n_k of (1)
@@ -69,8 +69,8 @@ class Unit(nn.Module):
     @nn.compact
     def __call__(self, h: Image, train: bool = False) -> Image:
         norm, channels = normed(train, self.dtype), h.shape[-1]
-        y = norm("norm2", Unbiased3x3(channels, self.dtype, INITIAL, name="conv1")(norm("norm1", h)))
-        y = norm("norm3", Unbiased3x3(channels, self.dtype, INITIAL, name="conv2")(PReLU(name="prelu")(y)))
+        y = norm("norm2", Conv3x3(channels, self.dtype, INITIAL, False, name="conv1")(norm("norm1", h)))
+        y = norm("norm3", Conv3x3(channels, self.dtype, INITIAL, False, name="conv2")(PReLU(name="prelu")(y)))
         return h + y.astype(h.dtype)
 
 

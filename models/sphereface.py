@@ -15,38 +15,14 @@ from typing import Literal
 
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
-from models.convolution import Conv3x3, Image, convolution
-from models.embedder import EmbeddingNet
+from models.activations import PReLU
+from models.convolution import Conv3x3, Image
+from models.embedder import EmbeddingNet, check_images
 from models.stack import Stack
 
 UNITS = {4: (0, 0, 0, 0), 10: (0, 1, 2, 0), 20: (1, 2, 4, 1), 36: (2, 4, 8, 2), 64: (3, 8, 16, 3)}  # n_k of (1)
-
-
-def check_images(x: Float[Array, "b *s"], who: str) -> None:
-    """Raises a ValueError unless x is of images [B, H, W, C]."""
-    if x.ndim != 4:
-        raise ValueError(f"{who} takes images [B, H, W, C], not arrays with {x.ndim - 1} axes an example")
-
-
-class PReLU(nn.Module):
-    """Eq. (3), over the last axis."""
-
-    @nn.compact
-    def __call__(self, x: Float[Array, "*s c"]) -> Float[Array, "*s c"]:
-        slope = self.param("slope", nn.initializers.constant(0.25), (x.shape[-1],))
-        return jnp.where(x > 0, x, x * slope.astype(x.dtype).reshape((1,) * (x.ndim - 1) + (-1,)))
-
-
-class Unbiased3x3(Conv3x3):
-    """The convolution for blocks that are scanned, without its bias."""
-
-    @nn.compact
-    def __call__(self, x: Image) -> Float[Array, "b h w d"]:
-        kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
-        return convolution(*promote_dtype(x, kernel, dtype=self.dtype))
 
 
 class ResidualUnit(nn.Module):
@@ -58,7 +34,7 @@ class ResidualUnit(nn.Module):
     def __call__(self, h: Image, train: bool = False) -> Image:
         y = h
         for i in (1, 2):
-            y = Unbiased3x3(h.shape[-1], self.dtype, nn.initializers.normal(0.01), name=f"conv{i}")(y)
+            y = Conv3x3(h.shape[-1], self.dtype, nn.initializers.normal(0.01), use_bias=False, name=f"conv{i}")(y)
             y = PReLU(name=f"prelu{i}")(y)
         return h + y.astype(h.dtype)
 

@@ -11,8 +11,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.autoencoder import ViTEncoder
-from models.embedder import EmbeddingNet
-from models.sphereface import check_images
+from models.embedder import EmbeddingNet, check_images
 
 
 class ViT(EmbeddingNet):

@@ -250,3 +250,12 @@ def test_a_part_of_a_split():
     assert (len(data.source("train")), len(data.source("test"))) == (50_000, 10_000)
     with pytest.raises(UnknownDataError, match="has no split"):
         TFDS(name="mnist", train="trains[:10]").source("train")
+
+
+def test_a_palettes_colours_are_averaged_and_not_its_numbers():
+    image = Image.new("P", (4, 4))
+    image.putpalette([200, 0, 0, 0, 100, 0])
+    image.putdata([0, 1] * 8)
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    np.testing.assert_array_equal(decode(file.getvalue(), channels=3, size=2), np.full((2, 2, 3), (100, 50, 0)))
