@@ -29,7 +29,8 @@ from training.errors import UserError
 from training.features import features_of
 from training.run import Run
 
-SCALES = {"small": None}
+SCALES = {"tiny": None, "small": None}
+STEPS = {"tiny": {"steps": 300}, "small": {}}  # what a scale changes of the embedder
 EMBEDDER, DATA = "mnist_embedder", TFDS(name="mnist")
 SAMPLES = 1000
 BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations, pixels
@@ -67,7 +68,8 @@ def runs_of(data: Dataset, folder: Path) -> Iterator[Path]:
 
 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
-    data, features = DATA, features_of(str(made(EMBEDDER)), DATA)
+    own = EMBEDDER + ("_tiny" if scale == "tiny" else "")
+    data, features = DATA, features_of(str(made(EMBEDDER, Path("runs") / own, **STEPS[scale])), DATA)
     print(f"features: {features.name}")
     test = data.arrays("test", 10_000)
     x, label = test["x"], test["label"]

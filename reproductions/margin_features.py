@@ -35,7 +35,8 @@ PANELS: tuple[tuple[str, str, Margin | None], ...] = (  # title, experiment, ano
     ("AM-Softmax, m = 0.15", "amsoftmax", None),
     ("ArcFace, m = 0.35", "arcface", None),
 )
-SCALES = {"small": None}
+SCALES = {"tiny": None, "small": None}
+STEPS = {"tiny": {"steps": 200}, "small": {}}  # what a scale changes of the experiments
 SHOWN = 4000  # embeddings drawn of each
 SIZE = (14, 6.6)
 
@@ -57,8 +58,9 @@ def gaps(u: Float[np.ndarray, "n 2"], label: Int[np.ndarray, " n"], part: float 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
     for title, name, margin in PANELS:
         name = f"margin_mnist2d_{name}"
-        other: dict[str, Any] = {"loss": Identification(margin=margin)} if margin else {}
-        folder = made(name, Path("runs") / (f"{name}_{_plain(title)}" if margin else name), **other)
+        other: dict[str, Any] = STEPS[scale] | ({"loss": Identification(margin=margin)} if margin else {})
+        own = name + (f"_{_plain(title)}" if margin else "") + ("_tiny" if scale == "tiny" else "")
+        folder = made(name, Path("runs") / own, **other)
         run, summary = trained(folder), json.loads((folder / "summary.json").read_text())
         model: Any = run.model
         loss: Any = run.experiment.loss

@@ -24,7 +24,8 @@ MARGINS = (
     "sphereface2",
 )
 LOSSES = ("softmax", *MARGINS, "center", "contrastive", "triplet", "infonce", "supcon")
-SCALES = {"small": None}
+SCALES = {"tiny": None, "small": None}
+STEPS = {"tiny": {"steps": 50}, "small": {}}  # what a scale changes of the experiments
 SEEDS = (0, 1, 2)
 COLUMNS = ("verification_accuracy", "tar_at_far_0.01", "rank1", "eer")
 SIZE = (11, 5)
@@ -36,7 +37,8 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
         found, tars, seconds = [], [], []
         for seed in SEEDS:
             name = f"margin_omniglot_{loss}"
-            folder = made(name, Path("runs") / f"{name}_{seed}", seed=seed)
+            own = f"{name}_{seed}" + ("_tiny" if scale == "tiny" else "")
+            folder = made(name, Path("runs") / own, seed=seed, **STEPS[scale])
             summary = json.loads((folder / "summary.json").read_text())
             found.append([summary[column] for column in COLUMNS])
             seconds.append(summary["seconds"])
