@@ -25,7 +25,7 @@ from models.embedder import unit
 HELD = 2**21  # logits that are held at once, unless it is said: 8 MiB
 LOWEST = -1e30  # in place of −∞, with which differences would be no numbers
 # A cosine just below 1, rounded to bfloat16, is off by 5 degrees.
-_product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+product = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
 
 Head = Float[Array, "c d"] | Float[Array, "c k d"]
 Maybe = Key[Array, ""] | None
@@ -54,17 +54,26 @@ class Settings:
     smoothing: float = 0.0
     axis: str | None = None  # of the mesh, that W's rows are split over
 
+    def __post_init__(self) -> None:
+        if self.chunk < 0 or not 0.0 < self.sample <= 1.0:
+            raise ValueError(f"chunk={self.chunk} must be at least 0, sample={self.sample} in (0, 1]")
+        if not 0.0 <= self.smoothing < 1.0 or (self.smoothing and self.margin.BINARY):
+            raise ValueError(
+                f"label_smoothing={self.smoothing} must be in [0, 1), and 0 where each class is told by itself"
+            )
+
 
 def logits_of(margin: Margin, u: Float[Array, "b d"], w: Head, bias: PerExample) -> Float[Array, "b c"]:
     """Others' logits: u is r·x̂, W's rows are taken at unit length where the margin does; the best of K sub-centres."""
     w = unit(w) if margin.UNIT_WEIGHTS else w.astype(u.dtype)
-    z = _product("bd,cd->bc", u, w) if w.ndim == 2 else jnp.max(_product("bd,ckd->bck", u, w), axis=-1)
-    return margin.other(z) + bias[:, None]
+    z = product("bd,cd->bc", u, w) if w.ndim == 2 else jnp.max(product("bd,ckd->bck", u, w), axis=-1)
+    return margin.other(z) + bias[:, None] if margin.BINARY else margin.other(z)
 
 
-def chunks(rows: int, examples: int, chunk: int) -> tuple[int, int]:
-    """How many chunks, and rows of each: `chunk` rows or a little less, all alike."""
-    chunk = min(chunk or max(1, HELD // examples), rows)
+def chunks(w: Head, examples: int, chunk: int) -> tuple[int, int]:
+    """How many chunks of W, and rows of each: `chunk` rows or a little less, all alike."""
+    rows, centres = w.shape[0], w.shape[1] if w.ndim == 3 else 1
+    chunk = min(chunk or max(1, HELD // (examples * centres)), rows)
     turns = -(-rows // chunk)
     return turns, -(-rows // turns)
 
@@ -94,7 +103,7 @@ def in_shard(how: Settings, w: Head, label: Int[Array, " b"], key: Maybe) -> tup
 
 def forward(how: Settings, u: Any, w: Any, bias: Any, table: Table, label: Any) -> Others:
     """(4) over a table's rows `w`, and (5)."""
-    turns, size = chunks(w.shape[0], u.shape[0], how.chunk)
+    turns, size = chunks(w, u.shape[0], how.chunk)
 
     def body(sums: Any, turn: Any) -> tuple[Any, None]:
         highest, total, summed = sums
@@ -147,7 +156,7 @@ def _local_gradient(
 ) -> tuple[Array, Array, Array]:
     table, label = in_shard(how, w, label, key)
     rows = taken(w, table)
-    turns, size = chunks(rows.shape[0], u.shape[0], how.chunk)
+    turns, size = chunks(rows, u.shape[0], how.chunk)
 
     def body(carry: Any, turn: Any) -> tuple[Any, None]:
         du, drows, dbias = carry

@@ -37,7 +37,7 @@ from losses.margin_softmax import Step
 
 @dataclass(frozen=True, kw_only=True)
 class HeadSGD:
-    """(1), with a linear warm-up and a cosine to 0 behind it."""
+    """(1), with a linear warm-up, and a cosine that is counted from the first step and 0 at `decay_steps`."""
 
     learning_rate: float = 0.1  # at its peak
     momentum: float = 0.9  # μ
@@ -48,6 +48,8 @@ class HeadSGD:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0.0 or not 0.0 <= self.momentum < 1.0 or self.weight_decay < 0.0:
             raise ValueError(f"{self}: learning_rate must be above 0, momentum in [0, 1), weight_decay at least 0")
+        if min(self.warmup, self.decay_steps) < 0:
+            raise ValueError(f"{self}: warmup and decay_steps must be at least 0")
 
     def rate(self, step: Step) -> Float[Array, ""]:
         """η of a step."""
@@ -73,7 +75,7 @@ def _local(update: HeadSGD, how: Settings, u: Any, w: Any, momentum: Any, bias: 
     key, rate, total, slope = rest
     table, label = in_shard(how, w, label, key)
     rows, moving = taken(w, table), taken(momentum, table)
-    turns, size = chunks(rows.shape[0], u.shape[0], how.chunk)
+    turns, size = chunks(rows, u.shape[0], how.chunk)
 
     def body(carry: Any, turn: Any) -> tuple[Any, None]:
         du, dbias, rows, moving = carry

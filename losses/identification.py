@@ -30,6 +30,10 @@ class Identification(Loss):
     sample: float = 1.0  # part of the classes that a step looks at, its own examples' among them (Partial FC)
     update: HeadSGD | None = None  # the head's own, for an Embedder(head_in_state=True)
 
+    def check_parts(self, parts: int) -> None:
+        if parts > 1 and self.update is not None:
+            raise ValueError(f"accumulate={parts}: a head that the loss updates would take a step a part")
+
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:

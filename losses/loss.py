@@ -24,6 +24,13 @@ class Objective(NamedTuple):
 class Loss(ABC):
     """Base of all losses."""
 
+    def check_parts(self, parts: int) -> None:  # noqa: B027, most are means over examples
+        """Called before training with the parts that a batch is read in (`accumulate`).
+
+        Raises:
+          ValueError: the loss of a batch is not the mean of its parts'.
+        """
+
     @abstractmethod
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]

@@ -17,9 +17,9 @@ Beside each, the boundary at which class 1 is told from class 2, of equal ‖w�
 (6)  combined      s (ψ₁(m₁θ + m₂) − m₃)      1801.07698 eq. 4     cos(m₁θ₁ + m₂) − m₃ > cosθ₂
      ψ₁(φ) = (−1)^k cosφ − 2k, k = ⌊φ/π⌋: cosφ up to π, and falling behind it
 (7)  AdaFace       s (cos(θ − mẑ) − mẑ − m)   2204.00964 eq. 14-16 ẑ = clip(h(‖x‖ − μ)/σ, ±1) over the batch, held
-     constant: an arc where norms are small, a cosine's margin where they are large
+     constant: an arc where norms are small, a cosine's margin where they are large; cos(θ₁ − mẑ) − mẑ − m > cosθ₂
 (8)  MagFace       s cos(θ + m(a))            2103.06627 eq. 3-5   m(a) linear in a = ‖x‖; adds λ_g(1/a + a/u²) to the
-     loss, whose least is where x is as long as its class is easy
+     loss, whose least is where x is as long as its class is easy; θ₁ + m(a) < θ₂
 (9)  SphereFace2   K classifiers of one class each, not a softmax (2108.01513 eq. 7): with g(c) = 2((c + 1)/2)^t − 1
      λ/s·log(1 + e^(−s(g(cosθ) − m) − b)) + (1 − λ)/s·Σ_{j≠y} log(1 + e^(s(g(cosθⱼ) + m) + b)): decided for 1 where
      s(g(cosθ₁) − m) + b > 0 and the same with + m is below 0 of the others
@@ -91,6 +91,12 @@ class Margin(ABC):
     def __post_init__(self) -> None:
         if self.scale <= 0.0 or self.warmup < 0:
             raise ValueError(f"scale={self.scale} must be above 0 and warmup={self.warmup} at least 0")
+
+    def _hold(self, **conditions: bool) -> None:
+        """Raises a ValueError that names the fields whose condition does not hold."""
+        wrong = [f"{name}={getattr(self, name)}" for name, holds in conditions.items() if not holds]
+        if wrong:
+            raise ValueError(f"{type(self).__name__}: {', '.join(wrong)} makes no margin")
 
     def plain(self, cos: PerExample, norm: PerExample) -> PerExample:
         """The logit without margin: what every other class has."""
@@ -187,6 +193,10 @@ class CosFace(Margin):
 
     m: float = 0.35
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._hold(m=0.0 <= self.m < 2.0)
+
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         return self.scale * (cos - self.risen(step) * self.m)
 
@@ -208,6 +218,10 @@ class ArcFace(Margin):
     m: float = 0.5  # radians
     beyond: Beyond = "hard"
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._hold(m=0.0 <= self.m < np.pi)
+
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         return self.scale * _arc(cos, self.risen(step) * self.m, self.beyond)
 
@@ -219,6 +233,10 @@ class CombinedMargin(Margin):
     m1: float = 1.0
     m2: float = 0.3  # radians
     m3: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._hold(m1=self.m1 >= 0.0, m2=0.0 <= self.m2 < np.pi, m3=0.0 <= self.m3 < 2.0)
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         part = self.risen(step)
@@ -234,6 +252,10 @@ class AdaFace(Margin):
 
     m: float = 0.4
     h: float = 0.333
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._hold(m=0.0 <= self.m < 0.5 * np.pi, h=self.h > 0.0)
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         norm = jax.lax.stop_gradient(norm)
@@ -256,6 +278,10 @@ class MagFace(Margin):
     m_high: float = 0.8
     weight: float = 35.0  # λ_g
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._hold(low=0.0 < self.low < self.high, m_low=self.m_low >= 0.0, m_high=self.m_high < np.pi)
+
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         a = jnp.clip(norm, self.low, self.high)
         m = self.m_low + (self.m_high - self.m_low) * (a - self.low) / (self.high - self.low)
@@ -277,12 +303,17 @@ class SphereFace2(Margin):
     t: float = 3.0
     balance: float = 0.7  # λ
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # Its margin is on both sides, of which the others' is the same at every step.
+        self._hold(t=self.t > 0.0, balance=0.0 < self.balance < 1.0, m=self.m >= 0.0, warmup=self.warmup == 0)
+
     def _g(self, cos: Float[Array, "*s"]) -> Float[Array, "*s"]:
         # Rounding may take a cosine below −1, where a power has no derivative.
         return 2.0 * (0.5 * (jnp.clip(cos, -1.0, 1.0) + 1.0)) ** self.t - 1.0
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
-        return self.scale * (self._g(cos) - self.risen(step) * self.m)
+        return self.scale * (self._g(cos) - self.m)
 
     def other(self, logit: Float[Array, "b c"]) -> Float[Array, "b c"]:
         return self.scale * (self._g(logit / self.scale) + self.m)

@@ -42,6 +42,10 @@ class MetricLearning(Loss):
         if self.weight < 0.0:
             raise ValueError(f"weight={self.weight} must be at least 0")
 
+    def check_parts(self, parts: int) -> None:
+        if parts > 1:
+            raise ValueError(f"accumulate={parts}: examples are compared within a batch, which cannot be read in parts")
+
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:

@@ -61,7 +61,9 @@ class Embedder(Model):
     classes: int | None = None  # C; None: as many as the data has
     centres: int = 1  # K, rows of a class
     class_axis: str = ""  # axis of the mesh that the head's rows are split over; empty: a copy on each device
-    head_in_state: bool = False  # W is no parameter: the loss itself updates it (losses/identification.py, `update`)
+    # W is no parameter: the loss itself updates it (losses/identification.py, `update`). It is then not averaged, and
+    # beside the averaged parameters of the network stands W as it is.
+    head_in_state: bool = False
     logit_bias: bool = False  # one learned number added to every logit (SphereFace2's b)
     class_means: bool = False  # a table of class centres in the state (losses/metric_learning.py, center loss)
 

@@ -14,12 +14,13 @@ from data.grouped import Grouped
 from losses.fused_head import HeadSGD
 from losses.identification import Identification
 from losses.margin_softmax import ArcFace, SphereFace2
+from losses.metric_learning import MetricLearning
 from metrics.embeddings import HeadAccuracy
 from models.embedder import PAD, Embedder, unit
 from models.embedding_mlp import EmbeddingMLP
 from tests.conftest import needs
 from training.cli import experiment_names, load_experiment
-from training.errors import UserError
+from training.errors import Stopped, UserError
 from training.experiment import Checkpoints, Experiment
 from training.loop import train
 from training.mesh import Mesh
@@ -168,12 +169,27 @@ def test_a_label_that_the_head_has_no_row_for_stops_the_run_before_its_step(tmp_
         train(replace(experiment(), data=NineDigits(), batch_size=128), tmp_path)
 
 
+def test_one_that_comes_later_stops_the_run_with_what_is_saved(tmp_path):
+    run = replace(experiment(steps=50), data=NineDigits(), batch_size=4, checkpoints=Checkpoints(every=1), seed=1)
+    message = r"step \d+: label 9 is not among the 9 classes .* stopped, the last good checkpoint is step \d+"
+    with pytest.raises(Stopped, match=message):
+        train(run, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda e: replace(e, data=OneDigit()), "classes=1: a softmax needs two classes or more"),
         (lambda e: replace(e, model=replace(e.model, logit_bias=True)), "SphereFace2 alone has it"),
         (lambda e: replace(e, data=TwelveDigits()), "class 10 of 0 … 11 has no training example, nor have 1 more"),
+        (
+            lambda e: replace(e, loss=MetricLearning(), accumulate=2),
+            "accumulate=2: examples are compared within a batch",
+        ),
+        (
+            lambda e: replace(experiment(update=HeadSGD()), accumulate=2),
+            "accumulate=2: a head that the loss updates would take a step a part",
+        ),
         (lambda e: replace(e, data=Grouped(each=5)), "batch_size=16 must be a multiple of each=5"),
         (lambda e: replace(e, model=replace(e.model, classes=7)), "head has 7 classes, but the data has 10"),
         (lambda e: replace(e, model=replace(e.model, class_axis="rows")), "the mesh has no axis 'rows'; it has data"),

@@ -414,9 +414,20 @@ def test_what_does_not_fit_is_named():
         linear_cross_entropy(x, w, label.at[3].set(40))
     with pytest.raises(ValueError, match="label -1 is not among"):
         linear_cross_entropy(x, w, label.at[3].set(-1))
-    with pytest.raises(ValueError, match=r"sample=0\.5 must be in \(0, 1\], and takes a key below 1"):
+    with pytest.raises(ValueError, match=r"sample=0\.5 takes a key"):
         linear_cross_entropy(x, w, label, sample=0.5)
     with pytest.raises(ValueError, match="classes=1 must be at least 2"):
         linear_cross_entropy(x, w[:1], jnp.zeros_like(label))
     with pytest.raises(ValueError, match="0 where each class is told by itself"):
         linear_cross_entropy(x, w, label, margin=SphereFace2(), label_smoothing=0.1)
+    with pytest.raises(ValueError, match=r"chunk=-1 must be at least 0, sample=1\.0 in \(0, 1\]"):
+        linear_cross_entropy(x, w, label, chunk=-1)
+    for wrong in ({"sample": 0.0}, {"sample": 5.0}, {"smoothing": 3.0}, {"chunk": -1}):  # the fused step's, too
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+            settings(NormFace(), **wrong)
+
+
+def test_what_is_nowhere_is_told_to_be_of_no_class():
+    x, w, label, _ = inputs()
+    found = linear_cross_entropy(jnp.zeros_like(x), w, label, margin=MARGINS["arcface"], chunk=7)
+    np.testing.assert_array_equal(found.ahead, 0.0)

@@ -94,7 +94,11 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             try:
                 plan.model.check_batch(batch)
             except ValueError as error:
-                raise UserError(f"step {step}: {error}") from error
+                if in_flight is None:
+                    raise UserError(f"step {step}: {error}") from error
+                finish()
+                _wait(store, saved)
+                raise Stopped(f"step {step}: {error}; stopped, {_kept(saved, store)}", 1) from error
             state, metrics = plan.train_step(state, put_batch(batch, plan.batch_sharding))
             finish()
             in_flight = (step, metrics)
@@ -202,8 +206,12 @@ def _check_finite(step: int, values: dict[str, float], saved: int | None, store:
     wrong = [f"{name} is {value}" for name, value in values.items() if not math.isfinite(value)]
     if wrong:
         _wait(store, saved)
-        kept = f"the last good checkpoint is step {saved} in {store.folder}" if saved else "nothing had been saved yet"
+        kept = _kept(saved, store)
         raise Stopped(f"step {step}: {', '.join(wrong)}; stopped, nothing was overwritten, {kept}", 1)
+
+
+def _kept(saved: int | None, store: Store) -> str:
+    return f"the last good checkpoint is step {saved} in {store.folder}" if saved else "nothing had been saved yet"
 
 
 def _save(store: Store, state: TrainState, progress: dict[str, Any], saved: int | None) -> None:

@@ -29,8 +29,11 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def placed(shapes: Any, mesh: jax.sharding.Mesh, split: Mapping[str, str]) -> Any:
+def placed(shapes: Any, mesh: jax.sharding.Mesh, split: Mapping[str, str], or_whole: bool = False) -> Any:
     """A sharding for every leaf: split by rows where the last part of its name says so (`Model.split`), else whole.
+
+    Args:
+      or_whole: what cannot be split on this mesh is whole, too.
 
     Raises:
       ValueError: the mesh has no such axis, or it does not divide the rows.
@@ -38,7 +41,8 @@ def placed(shapes: Any, mesh: jax.sharding.Mesh, split: Mapping[str, str]) -> An
 
     def place(path: Any, leaf: Any) -> NamedSharding:
         axis = split.get(getattr(path[-1], "key", "")) if path else None
-        if axis is None:
+        divides = axis in mesh.axis_names and leaf.shape[0] % mesh.shape[axis] == 0
+        if axis is None or (or_whole and not divides):
             return replicated(mesh)
         if axis not in mesh.axis_names:
             raise ValueError(f"the mesh has no axis {axis!r}; it has {', '.join(mesh.axis_names)}")

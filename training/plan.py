@@ -38,6 +38,7 @@ class Plan:
                     f"accumulate={experiment.accumulate} parts"
                 )
             experiment.data.check_batch_size(experiment.batch_size)
+            experiment.loss.check_parts(experiment.accumulate)
             self.model = experiment.resolved_model()
             self._check_classes()
             self._check_levels()

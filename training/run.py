@@ -94,7 +94,7 @@ class Run:
         if not (self.folder / "checkpoints").is_dir():
             raise UserError(f"{self.folder} holds no checkpoint yet")
         shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
-        like = abstract(shapes, placed(shapes, mesh, model.split))
+        like = abstract(shapes, placed(shapes, mesh, model.split, or_whole=True))
         for _ in range(4):
             try:
                 return Store(self.folder).restore_average(like)
