@@ -94,7 +94,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             try:
                 plan.model.check_batch(batch)
             except ValueError as error:
-                if in_flight is None:
+                if step == first + 1:
                     raise UserError(f"step {step}: {error}") from error
                 finish()
                 _wait(store, saved)
