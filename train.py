@@ -12,7 +12,11 @@ EXPERIMENT is a name (python train.py --list) or a file of your own (my.py). Bes
   --workdir DIR   the run's folder; runs/EXPERIMENT by default. A folder that holds this run is resumed.
   --restart       start over: delete the run in that folder first
   --tiny          the experiment's tiny form, which runs in seconds
+  --profile A:B   a trace of steps A to B by jax's profiler, in the run's folder (ui.perfetto.dev shows it)
   --preset NAME   other settings that the experiment's file holds, such as a paper's
+  --plan-memory   print what a step needs under every checkpointing policy, and train nothing
+  --memory-limit SIZE   of each device (12GiB); by default what it has free. --remat auto and --batch-size auto choose the
+                  policy with the least recomputation and the largest batch within it
 
 A setting that is itself an object takes a name (--model.path cosine); its own settings follow (--model.path.s 0.01).
 """
@@ -21,6 +25,7 @@ A setting that is itself an object takes a name (--model.path cosine); its own s
 def main() -> None:
     arguments = sys.argv[1:]
     from training.cli import experiment_names, load_experiment, parse, take
+    from training.fit import fitted, table, take_wishes
 
     if take(arguments, "--list"):
         names = experiment_names()
@@ -37,17 +42,26 @@ def main() -> None:
     tiny, restart = bool(take(arguments, "--tiny")), bool(take(arguments, "--restart"))
     folder = take(arguments, "--workdir", has_value=True)
     preset = take(arguments, "--preset", has_value=True)
+    profile = take(arguments, "--profile", has_value=True)
     if tiny and preset:
         raise UserError("--tiny and --preset are two forms of an experiment: choose one")
+    wishes = take_wishes(arguments, take)
     experiment = parse(load_experiment(name, tiny, preset), arguments, f"train.py {name}", USAGE)
     form = "_tiny" if tiny else f"_{preset}" if preset else ""
     workdir = Path(folder or Path("runs") / (Path(name).stem + form))
 
     from training.loop import train
     from training.startup import start
+    from training.telemetry import parse_profile
 
+    span = parse_profile(profile) if profile is not None else None
     start()
-    summary = train(experiment, workdir, restart)
+    if wishes.table:
+        print("\n".join(table(experiment, name, wishes)))
+        return
+    if wishes:
+        experiment = fitted(experiment, workdir, restart, wishes)
+    summary = train(experiment, workdir, restart, span)
     width = max(map(len, summary))
     print("\n".join(f"{key:{width}}  {value}" for key, value in summary.items()))
     print(f"run folder: {workdir}")

@@ -19,7 +19,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,15 +61,15 @@ def compiled_gradient(log_prob: Callable[[Any, Any], Any], params: Any, x: Any) 
     return jax.jit(jax.grad(lambda p, x: -jnp.mean(log_prob(p, x)))).lower(params, x).compile()
 
 
-def ours(depth: int, x: Any, backward_pass: Literal["save", "remat", "reversible"] = "save") -> Side:
-    return compiled(*stacked(depth, x, backward_pass), x)
+def ours(depth: int, x: Any, remat: str = "none") -> Side:
+    return compiled(*stacked(depth, x, remat), x)
 
 
-def stacked(depth: int, x: Any, backward_pass: Literal["save", "remat", "reversible"] = "save") -> tuple[Any, Any]:
+def stacked(depth: int, x: Any, remat: str = "none") -> tuple[Any, Any]:
     """(log density of (params, x), params)."""
     net = MLPConditioner(width=WIDTH, depth=2)
     pair = Chain(parts=(Coupling(conditioner=net), Coupling(conditioner=net, mask=Halves(swap=True))))
-    flow = Stacked(block=pair, depth=depth // 2, backward_pass=backward_pass)
+    flow = Stacked(block=pair, depth=depth // 2, remat=remat)
 
     def log_prob(params: Any, x: Any) -> Any:
         z, logdet = flow.forward(params, x)
@@ -171,7 +171,7 @@ def beside_peers(depths: list[int], rounds: int) -> None:
     for depth in depths:
         sides = {
             "ours": ours(depth, x),
-            "ours, remat": ours(depth, x, "remat"),
+            "ours, full": ours(depth, x, "full"),
             "ours, reversible": ours(depth, x, "reversible"),
             **{name: make(depth, x) for name, make in here.items()},
         }

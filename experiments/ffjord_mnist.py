@@ -51,6 +51,7 @@ experiment = Experiment(
     steps=60_000,
     batch_size=256,
     ema=0.999,
+    remat="full",  # of the steps of the integrator
     checkpoints=Checkpoints(every=1000),
     sample_every=2000,
 )

@@ -36,6 +36,7 @@ experiment = Experiment(
     steps=3000,
     batch_size=512,
     ema=0.995,
+    remat="full",  # of the steps of the integrator
     log_every=200,
     sample_every=1000,
     sample_count=2000,

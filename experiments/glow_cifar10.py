@@ -22,7 +22,7 @@ experiment = Experiment(
     data=TFDS(name="cifar10", flip=True),
     model=Flow(
         bijection=Glow(
-            levels=3, steps=32, conditioner=ConvConditioner(width=512), backward_pass="reversible", anchor=8
+            levels=3, steps=32, conditioner=ConvConditioner(width=512), remat="reversible(8)"
         ),
         preprocess=Unit(levels=256),
         dequantize=UniformDequantization(levels=256),
@@ -42,7 +42,7 @@ tiny = replace(
     experiment,
     model=replace(
         experiment.model,
-        bijection=Glow(levels=3, steps=2, conditioner=ConvConditioner(width=4), backward_pass="reversible", anchor=1),
+        bijection=Glow(levels=3, steps=2, conditioner=ConvConditioner(width=4), remat="reversible(1)"),
     ),
     metrics=(FlowLikelihood(examples=8, batch_size=8),),
     steps=2,

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from models.remat import named
+
 Tokens = Float[Array, "b t f"]
 Heads = Float[Array, "b t heads d"]
 Kept = Float[Array, "b s heads d"]
@@ -85,7 +87,8 @@ class Attention(nn.Module):
 
     def __call__(self, x: Tokens, mask: Mask | None = None) -> Tokens:
         """All of a sequence."""
-        return by_rows(self.out, attend(*self._heads(x, 0), mask, self.causal, self.fused).reshape(x.shape))
+        y = named(attend(*self._heads(x, 0), mask, self.causal, self.fused), "attention")
+        return by_rows(self.out, y.reshape(x.shape))
 
     def step(self, x: Tokens, cache: Cache, layer: Int[Array, ""], index: Int[Array, ""]) -> tuple[Tokens, Cache]:
         """Eq. (4): the tokens at `index` and behind it, whose keys and values are written to row `layer`."""
@@ -136,4 +139,4 @@ class CrossAttention(nn.Module):
 
     def __call__(self, x: Tokens, k: Kept, v: Kept, mask: Mask | None = None) -> Tokens:
         q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
-        return by_rows(self.out, attend(q, k, v, mask).reshape(x.shape))
+        return by_rows(self.out, named(attend(q, k, v, mask), "attention").reshape(x.shape))

@@ -14,6 +14,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.convolution import Conv3x3
+from models.model import wide
 from models.patches import check_sides, patched, positions, unpatched
 from models.stack import Stack
 from models.transformer import Transformer
@@ -26,7 +27,7 @@ class Half(nn.Module, ABC):
     """Base of all. `dtype` and `remat` are as the experiment says where they are None."""
 
     dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
-    remat: str | None = None  # gradient checkpointing of the repeated blocks, see models/stack.py
+    remat: str | None = None  # gradient checkpointing of the repeated blocks, models/remat.py
 
     @property
     @abstractmethod
@@ -78,7 +79,7 @@ class Convolutional(Half):
 
     def blocks(self, h: Image) -> Float[Array, "b h w width"]:
         """A convolution, the blocks and the relu behind them; called inside `__call__`."""
-        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="in")(h).astype(jnp.float32)
+        h = wide(nn.Conv(self.width, (3, 3), dtype=self.dtype, name="in")(h))
         if self.depth:
             block = ResidualBlock(self.hidden or self.width, self.dtype, parent=None)
             h, _ = Stack(block, self.depth, self.remat, name="blocks")(h)
@@ -107,7 +108,7 @@ class ConvDecoder(Convolutional, Decoder):
         for i in range(self.halvings - 1):
             channels = self.width // 2 if i == self.halvings - 2 else self.width
             h = nn.relu(nn.ConvTranspose(channels, (4, 4), (2, 2), dtype=self.dtype, name=f"up{i}")(h))
-        return nn.ConvTranspose(features, (4, 4), (2, 2), name="last")(h.astype(jnp.float32))
+        return nn.ConvTranspose(features, (4, 4), (2, 2), name="last")(wide(h))
 
 
 class VisionTransformer(Half):
@@ -126,9 +127,9 @@ class VisionTransformer(Half):
         """Patches to vectors, positions, and the blocks; called inside `__call__`."""
         if self.width % 4:
             raise ValueError(f"positions on a grid need a width that 4 divides, not {self.width}")
-        h = nn.Dense(self.width, dtype=self.dtype, name="in")(x).astype(jnp.float32)
+        h = wide(nn.Dense(self.width, dtype=self.dtype, name="in")(x))
         b, rows, columns, _ = h.shape
-        table = jnp.asarray(positions(rows, columns, self.width), jnp.float32)
+        table = jnp.asarray(positions(rows, columns, self.width), h.dtype)
         layers = Transformer(
             **{name: getattr(self, name) for name in ("width", "depth", "heads", "dtype", "remat")},
             bidirectional=True,

@@ -36,7 +36,7 @@ class Backbone(nn.Module, ABC):
 
     width: int = 128  # of every vector, in and out
     dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
-    remat: str | None = None  # gradient checkpointing, see models/stack.py
+    remat: str | None = None  # gradient checkpointing, models/remat.py
 
     @property
     def limit(self) -> int:

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, Key
 from models.denoiser import expand
 from models.embedding import Conditioning
 from models.mlp import CONDITIONING, MLPBlock
-from models.model import Batch, Model, Variables
+from models.model import Batch, Model, Variables, wide
 from models.stack import Stack
 from paths.path import Path
 
@@ -39,7 +39,7 @@ class ClassifierMLP(nn.Module):
     ) -> Float[Array, "b classes"]:
         flat = x.reshape(x.shape[0], math.prod(x.shape[1:]))
         c = nn.silu(Conditioning(CONDITIONING, CONDITIONING, name="conditioning")(noise))
-        h = nn.Dense(self.width, dtype=self.dtype, name="in")(flat).astype(jnp.float32)
+        h = wide(nn.Dense(self.width, dtype=self.dtype, name="in")(flat))
         block = MLPBlock(self.width, self.expansion, self.dropout, self.dtype, parent=None)
         h, _ = Stack(block, self.depth, self.remat, name="blocks")(h, c, train=train)
         return nn.Dense(self.num_classes, kernel_init=nn.initializers.zeros, name="out")(nn.LayerNorm()(h))

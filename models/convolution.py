@@ -17,6 +17,8 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float
 
+from models.remat import named
+
 Image = Float[Array, "b h w c"]
 Kernel = Float[Array, "i j c d"]
 
@@ -69,7 +71,7 @@ class Conv3x3(nn.Module):
     def __call__(self, x: Image) -> Float[Array, "b h w d"]:
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
         if not self.use_bias:
-            return convolution(*promote_dtype(x, kernel, dtype=self.dtype))
+            return named(convolution(*promote_dtype(x, kernel, dtype=self.dtype)), "conv")
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return convolution(x, kernel) + bias.reshape(1, 1, 1, -1)
+        return named(convolution(x, kernel), "conv") + bias.reshape(1, 1, 1, -1)

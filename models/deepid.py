@@ -15,6 +15,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.embedder import EmbeddingNet, check_images
+from models.model import wide
 
 
 class DeepID(EmbeddingNet):
@@ -34,4 +35,4 @@ class DeepID(EmbeddingNet):
         for i, (channels, size) in enumerate(((20, 4), (40, 3), (60, 3)), start=1):
             h = nn.max_pool(conv(h, channels, size, f"conv{i}"), (2, 2), (2, 2), "SAME")
         scales = [y.reshape(y.shape[0], -1) for y in (h, conv(h, 80, 2, "conv4"))]
-        return nn.relu(nn.Dense(self.features, name="out")(jnp.concatenate(scales, axis=1).astype(jnp.float32)))
+        return nn.relu(nn.Dense(self.features, name="out")(wide(jnp.concatenate(scales, axis=1))))

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 
 from models.attention import Attention
 from models.embedding import Conditioning
-from models.model import Net
+from models.model import Net, wide
 from models.patches import check_sides, patched, positions, unpatched
 from models.stack import Stack
 from models.transformer import FeedForward
@@ -45,12 +45,12 @@ class DiTBlock(nn.Module):
     @nn.compact
     def __call__(self, h: Float[Array, "b n f"], c: Float[Array, "b f"], train: bool = False) -> Float[Array, "b n f"]:
         adaptive = nn.Dense(6 * self.width, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="adaptive")
-        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(adaptive(c).astype(jnp.float32), 6, axis=-1)
+        shift1, scale1, gate1, shift2, scale2, gate2 = jnp.split(wide(adaptive(c)), 6, axis=-1)
         attention = Attention(self.width, self.heads, dtype=self.dtype, name="attention")
-        h = h + gate1[:, None, :] * attention(modulated(h, shift1, scale1)).astype(jnp.float32)
+        h = h + gate1[:, None, :] * wide(attention(modulated(h, shift1, scale1)))
         hidden = self.expansion * self.width
         mlp = FeedForward(self.width, hidden, "gelu_tanh", dropout=self.dropout, dtype=self.dtype, name="mlp")
-        return h + gate2[:, None, :] * mlp(modulated(h, shift2, scale2), train).astype(jnp.float32)
+        return h + gate2[:, None, :] * wide(mlp(modulated(h, shift2, scale2), train))
 
 
 class DiT(Net):
@@ -86,7 +86,8 @@ class DiT(Net):
         )
         patches = patched(x, p).reshape(b, rows * columns, -1)
         embed = nn.Dense(self.width, kernel_init=nn.initializers.xavier_uniform(), dtype=self.dtype, name="embed")
-        h = embed(patches).astype(jnp.float32) + jnp.asarray(positions(rows, columns, self.width), jnp.float32)[None]
+        h = wide(embed(patches))
+        h = h + jnp.asarray(positions(rows, columns, self.width), h.dtype)[None]
         block = DiTBlock(self.width, self.heads, self.expansion, self.dropout, self.dtype, parent=None)
         h, _ = Stack(block, self.depth, self.remat, name="blocks")(h, c, train=train)
         zeros = nn.initializers.zeros

@@ -32,7 +32,7 @@ class EmbeddingNet(nn.Module, ABC):
 
     features: int = 512  # D, the length of an embedding
     dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
-    remat: str | None = None  # gradient checkpointing of the repeated blocks, see models/stack.py
+    remat: str | None = None  # gradient checkpointing of the repeated blocks, models/remat.py
 
     @abstractmethod
     def __call__(self, x: Float[Array, "b *s"], train: bool = False) -> Float[Array, "b d"]:

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from models.model import class_rows
+from models.model import class_rows, wide
 
 
 def sinusoidal(c: Float[Array, " b"], features: int, max_period: float = 1e4) -> Float[Array, "b features"]:
     """Eq. (1); `features` must be even. c is on the scale of DDPM's step index, 0…1000."""
     half = features // 2
     frequencies = jnp.exp(-jnp.log(max_period) * jnp.arange(half) / half)
-    angles = c.astype(jnp.float32)[:, None] * frequencies[None, :]
+    angles = wide(c)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -7,11 +7,11 @@
 
 import math
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.embedder import EmbeddingNet
+from models.model import wide
 from models.stack import Stack
 
 
@@ -41,7 +41,7 @@ class EmbeddingMLP(EmbeddingNet):
     @nn.compact
     def __call__(self, x: Float[Array, "b *s"], train: bool = False) -> Float[Array, "b {self.features}"]:
         h = nn.Dense(self.width, dtype=self.dtype, name="in")(x.reshape(x.shape[0], math.prod(x.shape[1:])))
-        h = nn.LayerNorm(name="first")(h.astype(jnp.float32))
+        h = nn.LayerNorm(name="first")(wide(h))
         block = EmbeddingBlock(self.expansion * self.width, self.dropout, self.dtype, parent=None)
         h, _ = Stack(block, self.depth, self.remat, name="blocks")(h, train=train)
         return nn.Dense(self.features, name="out")(nn.LayerNorm(name="last")(h))

@@ -11,7 +11,8 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from models.embedding import Conditioning
-from models.model import Net
+from models.model import Net, wide
+from models.remat import named
 from models.stack import Stack
 
 CONDITIONING = 128  # width of c: noise level and class need few numbers, and every block pays for it
@@ -32,7 +33,7 @@ class MLPBlock(nn.Module):
         zeros = nn.initializers.zeros
         scale, shift = jnp.split(nn.Dense(2 * self.width, kernel_init=zeros, dtype=self.dtype, name="film")(c), 2, -1)
         y = nn.LayerNorm(use_bias=False, use_scale=False)(h) * (1.0 + scale) + shift
-        y = nn.silu(nn.Dense(self.expansion * self.width, dtype=self.dtype, name="up")(y))
+        y = nn.silu(named(nn.Dense(self.expansion * self.width, dtype=self.dtype, name="up")(y), "hidden"))
         y = nn.Dropout(self.dropout, deterministic=not train)(y)
         return h + nn.Dense(self.width, kernel_init=zeros, dtype=self.dtype, name="down")(y).astype(h.dtype)
 
@@ -59,7 +60,7 @@ class MLP(Net):
         c = nn.silu(
             Conditioning(CONDITIONING, CONDITIONING, self.num_classes, name="conditioning")(noise, label, interval)
         )
-        h = nn.Dense(self.width, dtype=self.dtype, name="in")(x.reshape(x.shape[0], size)).astype(jnp.float32)
+        h = wide(nn.Dense(self.width, dtype=self.dtype, name="in")(x.reshape(x.shape[0], size)))
         block = MLPBlock(self.width, self.expansion, self.dropout, self.dtype, parent=None)
         h, _ = Stack(block, self.depth, self.remat, name="blocks")(h, c, train=train)
         out = nn.Dense(size, kernel_init=nn.initializers.zeros, name="out")(nn.LayerNorm()(h))

@@ -21,6 +21,11 @@ Condition = Mapping[str, Array] | None
 NULL_LABEL = -1  # "no class": a class-conditional network answers unconditionally
 
 
+def wide(x: Float[Array, "*s"]) -> Float[Array, "*s"]:
+    """In float32, or in float64 if it is: what sums of many blocks are kept in, whatever blocks compute in."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def label_of(condition: Condition) -> Int[Array, " b"] | None:
     """Each example's class, if the condition tells it."""
     return (condition or {}).get("label")
@@ -73,7 +78,7 @@ class Net(nn.Module, ABC):
     """
 
     dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
-    remat: str | None = None  # gradient checkpointing of the repeated blocks, see models/stack.py
+    remat: str | None = None  # gradient checkpointing of the repeated blocks, models/remat.py
 
     @abstractmethod
     def __call__(

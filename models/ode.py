@@ -34,6 +34,7 @@ class Integrator(ABC):
         t0: Time,
         t1: Time,
         longest: float | None = None,
+        remat: str | None = None,
     ) -> Solution:
         """Solves dy/dt = f(t, y) from y0 at t0 to t1. Pure; differentiable in y0 and whatever f closes over.
 
@@ -43,6 +44,8 @@ class Integrator(ABC):
           t0, t1: in either order.
           longest: the longest step of an integrator that chooses its own: what the caller knows of f's scale. The error
             of a step is estimated from f at six times within it, and what happens between them can be missed.
+          remat: gradient checkpointing of equal steps, models/remat.py; None is `full`. An integrator that chooses its
+            own steps has its own.
 
         Raises:
           TypeError: y0 is not floating-point.

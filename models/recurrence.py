@@ -18,11 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.stack import checkpointed
+from models.remat import checkpointed_scan, named
 
 Weights = Mapping[str, Float[Array, "f g"]]
 Added = Mapping[str, Float[Array, "t b g"]]
 Multiply = Callable[[str, Float[Array, "b f"]], Float[Array, "b g"]]  # multiply(name, y) = y·U + a of that name
+Prepare = Callable[[Any], tuple[Any, Added]]
 Cell = Callable[[Multiply, Any, Any, Any], tuple[Any, Any]]  # cell(multiply, params, carry, x) → (carry, output)
 
 
@@ -97,33 +98,42 @@ def over_time(
     params: Any,
     weights: Weights,
     carry: Any,
-    xs: tuple[Any, Added],
+    xs: Any,
+    prepare: Prepare = lambda xs: xs,
     *,
     reverse: bool = False,
-    chunk: int = 0,
     remat: str | None = None,
     window: int = 0,
 ) -> tuple[Any, Any]:
-    """`recur`, in parts where it is asked for.
+    """`recur` over `prepare(xs)`, in parts where it is asked for.
 
     Args:
+      xs: what the steps are made from, stacked on the leading axis.
+      prepare: from xs, of any number of steps, to x_t and a_t of `recur`. What it makes is many times as wide as what
+        it is made from; where steps are computed again, it is made again with them.
       reverse: from the last step to the first.
-      chunk: with `remat`, the backward pass keeps one carry for each so many steps and recomputes what lies between
-        (Chen et al. 1604.06174); 0 is the square root of the number of steps.
+      remat: gradient checkpointing, models/remat.py. A segment of steps keeps its one product (2); policies of single
+        steps add to an array of U's size at every step.
       window: truncated back-propagation through time: no gradient flows from one run of so many steps into the run
         before it (Williams & Peng 1990); 0 cuts nowhere.
     """
-    steps = jax.tree.leaves(xs)[0].shape[0]
-    whole = partial(recur, cell, params, weights)
-    run = whole
-    if remat not in (None, "none"):
-        chunk = chunk or max(1, round(min(window or steps, steps) ** 0.5))
-        run = partial(_in_parts, checkpointed(whole, remat), chunk)
-    if window:
-        inner = run
-        run = partial(_in_parts, lambda carry, part: inner(jax.lax.stop_gradient(carry), part), window)
+
+    def many(carry: Any, part: Any) -> tuple[Any, Any]:
+        return recur(cell, params, weights, carry, prepare(part))
+
+    def one(carry: Any, part: Any) -> tuple[Any, Any]:
+        x, added = jax.tree.map(lambda leaf: leaf[0], prepare(jax.tree.map(lambda leaf: leaf[None], part)))
+        return cell(lambda name, y: named(y @ weights[name] + added[name], "gates"), params, carry, x)
+
+    def run(carry: Any, part: Any) -> tuple[Any, Any]:
+        return checkpointed_scan(one, carry, part, remat, run=many)
+
     backwards = lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree) if reverse else tree  # noqa: E731
-    carry, outputs = run(carry, backwards(xs))
+    if window:
+        cut = lambda carry, part: run(jax.lax.stop_gradient(carry), part)  # noqa: E731
+        carry, outputs = _in_parts(cut, window, carry, backwards(xs))
+    else:
+        carry, outputs = run(carry, backwards(xs))
     return carry, backwards(outputs)
 
 

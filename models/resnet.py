@@ -18,13 +18,13 @@ each device's own part of the batch.
 from collections.abc import Callable
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.activations import PReLU
 from models.convolution import Conv3x3, Image
 from models.embedder import EmbeddingNet, check_images
+from models.model import wide
 from models.stack import Stack
 
 UNITS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 14, 3), 100: (3, 13, 30, 3)}  # n_k of (1)
@@ -58,7 +58,7 @@ class FirstUnit(nn.Module):
         y = norm("norm2", convolved("conv1", norm("norm1", h), self.channels, 1, self.dtype))
         y = norm("norm3", convolved("conv2", PReLU(name="prelu")(y), self.channels, 2, self.dtype))
         h = norm("norm_shortcut", convolved("shortcut", h, self.channels, 2, self.dtype, side=1))
-        return h.astype(jnp.float32) + y.astype(jnp.float32)
+        return wide(h) + wide(y)
 
 
 class Unit(nn.Module):
@@ -85,7 +85,7 @@ class IResNet(EmbeddingNet):
     def __call__(self, x: Float[Array, "b *s"], train: bool = False) -> Float[Array, "b {self.features}"]:
         check_images(x, "IResNet")
         norm = normed(train, self.dtype)
-        h = PReLU(name="prelu")(norm("norm_in", convolved("in", x, self.width, 1, self.dtype))).astype(jnp.float32)
+        h = wide(PReLU(name="prelu")(norm("norm_in", convolved("in", x, self.width, 1, self.dtype))))
         for k, units in enumerate(UNITS[self.depth]):
             h = FirstUnit(2**k * self.width, self.dtype, name=f"first{k}")(h, train)
             h, _ = Stack(Unit(self.dtype, parent=None), units - 1, self.remat, name=f"units{k}")(h, train=train)

@@ -12,7 +12,8 @@
     (5)  in two directions: [h_t forwards, h_t backwards], half of the width each             Schuster & Paliwal 1997
 
 Behind a sequence's end the carry stands still, so that the last state is that of the last true step, and the backward
-direction begins there. All x_t·W are one product ahead of the scan (models/recurrence.py has the scan).
+direction begins there. All x_t·W are one product ahead of the scan, or of the segments of time that are checkpointed
+(models/recurrence.py has the scan, models/remat.py the segments).
 """
 
 from abc import abstractmethod
@@ -50,7 +51,6 @@ class Recurrent(Backbone):
     layer_norm: bool = False  # eq. (4)
     dropout: float = 0.0  # of what a layer hands to the next, while training
     window: int = 0  # truncated back-propagation: steps that a gradient flows back at most; 0 is all
-    chunk: int = 0  # steps recomputed at once under `remat`; 0 is the square root of all
 
     @property
     def causal(self) -> bool:
@@ -100,16 +100,26 @@ class Recurrent(Backbone):
         wide, ones = self.GATES * hidden, nn.initializers.ones
         w = self.param(f"{name}_kernel", uniform, (x.shape[-1], wide))
         u = self.weights(self.param(f"{name}_recurrent_kernel", uniform, (hidden, wide)))
-        mixed = (x.reshape(-1, x.shape[-1]).astype(dtype) @ w.astype(dtype)).reshape(*x.shape[:2], wide)
-        mixed, params = mixed.astype(x.dtype), {}
+        params: dict[str, Any] = {}
+        scale_in = self.param(f"{name}_input_scale", ones, (wide,)) if self.layer_norm else None
         if self.layer_norm:
-            mixed = _normal(mixed, self.param(f"{name}_input_scale", ones, (wide,)), self.GATES)
             scales = {f"{part}_scale": kernel.shape[1:] for part, kernel in u.items()}
             if "c" in self.CARRY:
                 scales["carry_scale"] = (hidden,)
             params = {key: self.param(f"{name}_{key}", ones, shape) for key, shape in scales.items()}
-        mixed = mixed + self.param(f"{name}_bias", self.bias)[None, None]
-        terms, rest = self.terms(name, mixed)
+        bias, more = self.param(f"{name}_bias", self.bias), self.more(name)
+
+        def prepare(part: Any) -> Any:
+            """All x_t·W of these steps as one product."""
+            x, here = part
+            mixed = (x.reshape(-1, x.shape[-1]).astype(dtype) @ w.astype(dtype)).reshape(*x.shape[:2], wide)
+            mixed = mixed.astype(x.dtype)
+            if scale_in is not None:
+                mixed = _normal(mixed, scale_in, self.GATES)
+            terms, rest = self.terms(more, mixed + bias[None, None])
+            # What is normalised before it is added is added by the cell; else it is added as the product is made.
+            added = jax.tree.map(jnp.zeros_like, terms) if self.layer_norm else terms
+            return (rest, terms if self.layer_norm else None, here), added
 
         def cell(multiply: Multiply, params: Any, carry: Carry, row: Any) -> tuple[Carry, Any]:
             rest, own, here = row
@@ -125,16 +135,14 @@ class Recurrent(Backbone):
                 return new, new["h"]
             return jax.tree.map(lambda a, b: jnp.where(here, a, b), new, carry), jnp.where(here, new["h"], 0.0)
 
-        # What is normalised before it is added is added by the cell; else it is added as the product is made.
-        added = jax.tree.map(jnp.zeros_like, terms) if self.layer_norm else terms
         return over_time(
             cell,
             params,
             {part: kernel.astype(dtype) for part, kernel in u.items()},
             carry,
-            ((rest, terms if self.layer_norm else None, valid), added),
+            (x, valid),
+            prepare,
             reverse=name.startswith("backwards"),
-            chunk=self.chunk,
             remat=self.remat,
             window=self.window,
         )
@@ -147,8 +155,12 @@ class Recurrent(Backbone):
         """U, in the parts by which a cell multiplies."""
         return {"u": u}
 
-    def terms(self, name: str, mixed: Float[Array, "t b g"]) -> tuple[dict[str, Float[Array, "t b _"]], Any]:
-        """Of all x_t·W + b: what is added to each product, and the rest."""
+    def more(self, name: str) -> Any:
+        """Parameters of `terms`."""
+        return None
+
+    def terms(self, more: Any, mixed: Float[Array, "t b g"]) -> tuple[dict[str, Float[Array, "t b _"]], Any]:
+        """Of x_t·W + b: what is added to each product, and the rest."""
         return {"u": mixed}, None
 
     @abstractmethod
@@ -197,12 +209,16 @@ class GRU(Recurrent):
             return {"u": u}
         return {"gates": u[:, : 2 * self.hidden], "new": u[:, 2 * self.hidden :]}
 
-    def terms(self, name: str, mixed: Float[Array, "t b g"]) -> tuple[dict[str, Float[Array, "t b _"]], Any]:
+    def more(self, name: str) -> Any:
+        return (
+            self.param(f"{name}_bias_after", nn.initializers.zeros, (self.hidden,)) if self.reset == "after" else None
+        )
+
+    def terms(self, more: Any, mixed: Float[Array, "t b g"]) -> tuple[dict[str, Float[Array, "t b _"]], Any]:
         gates, new = mixed[:, :, : 2 * self.hidden], mixed[:, :, 2 * self.hidden :]
         if self.reset == "before":
             return {"gates": gates, "new": new}, None
-        d = self.param(f"{name}_bias_after", nn.initializers.zeros, (self.hidden,))
-        return {"u": jnp.concatenate([gates, jnp.broadcast_to(d[None, None], new.shape)], axis=2)}, new
+        return {"u": jnp.concatenate([gates, jnp.broadcast_to(more[None, None], new.shape)], axis=2)}, new
 
     def cell(self, total: Total, params: Any, carry: Carry, rest: Any) -> Carry:
         h, both = carry["h"], 2 * self.hidden

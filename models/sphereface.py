@@ -13,13 +13,13 @@ convolutions. Sides are halved rounding up. The units of a stage are one scan (m
 
 from typing import Literal
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.activations import PReLU
 from models.convolution import Conv3x3, Image
 from models.embedder import EmbeddingNet, check_images
+from models.model import wide
 from models.stack import Stack
 
 UNITS = {4: (0, 0, 0, 0), 10: (0, 1, 2, 0), 20: (1, 2, 4, 1), 36: (2, 4, 8, 2), 64: (3, 8, 16, 3)}  # n_k of (1)
@@ -52,7 +52,7 @@ class SphereFace(EmbeddingNet):
         for k, units in enumerate(UNITS[self.depth]):
             # Padded by one on every side: SAME would put the windows of an even side one place further.
             down = nn.Conv(2**k * self.width, (3, 3), 2, 1, dtype=self.dtype, kernel_init=init, name=f"down{k}")
-            h = PReLU(name=f"prelu{k}")(down(h)).astype(jnp.float32)
+            h = wide(PReLU(name=f"prelu{k}")(down(h)))
             if units:
                 h, _ = Stack(ResidualUnit(self.dtype, parent=None), units, self.remat, name=f"units{k}")(h)
         return nn.Dense(self.features, kernel_init=init, name="out")(h.reshape(h.shape[0], -1))

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float, Int
 
 from models.attention import Attention, Cache, CrossAttention, Kept, Mask, Tokens, by_rows
 from models.backbone import Backbone, Lengths, Outputs, Sequence, State, within
+from models.remat import named
 from models.stack import Stack
 
 ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
@@ -58,9 +59,9 @@ class FeedForward(nn.Module):
         def dense(features: int, init: Any, name: str, y: Tokens) -> Float[Array, "b t _"]:
             return by_rows(nn.Dense(features, self.bias, dtype=self.dtype, kernel_init=init, name=name), y)
 
-        y = dense(self.hidden, self.kernel_init, "up", x)
+        y = named(dense(self.hidden, self.kernel_init, "up", x), "hidden")
         if self.activation == "swiglu":
-            y = nn.silu(y) * dense(self.hidden, self.kernel_init, "gate", x)
+            y = nn.silu(y) * named(dense(self.hidden, self.kernel_init, "gate", x), "hidden")
         else:
             y = ACTIVATIONS[self.activation](y)
         y = nn.Dropout(self.dropout, deterministic=not train)(y)

@@ -19,7 +19,8 @@ from jaxtyping import Array, Float, Int
 
 from models.convolution import Conv3x3
 from models.embedding import Conditioning
-from models.model import Net
+from models.model import Net, wide
+from models.remat import named
 from models.stack import Stack
 
 Image = Float[Array, "b h w c"]
@@ -42,7 +43,7 @@ class Attention(nn.Module):
         b, height, width, channels = h.shape
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(group_norm(channels)(h))
         q, k, v = jnp.split(qkv.reshape(b, height * width, self.heads, -1), 3, axis=-1)
-        y = jax.nn.dot_product_attention(q, k, v).reshape(h.shape)
+        y = named(jax.nn.dot_product_attention(q, k, v), "attention").reshape(h.shape)
         out = nn.Dense(channels, kernel_init=nn.initializers.zeros, dtype=self.dtype, name="out")(y)
         return h + out.astype(h.dtype)
 
@@ -71,8 +72,25 @@ class ResBlock(nn.Module):
         y = Conv3x3(self.channels, self.dtype, nn.initializers.zeros, name="conv2")(y)
         if h.shape[-1] != self.channels:
             h = nn.Dense(self.channels, dtype=self.dtype, name="shortcut")(h)
-        h = h.astype(jnp.float32) + y.astype(jnp.float32)
+        h = wide(h) + wide(y)
         return Attention(self.heads, self.dtype, name="attention")(h) if self.heads else h
+
+
+class UpBlock(nn.Module):
+    """`ResBlock` of h and a skip connection side by side."""
+
+    channels: int
+    heads: int
+    dropout: float
+    scale_shift: bool
+    dtype: str | None
+
+    @nn.compact
+    def __call__(
+        self, h: Image, skip: Float[Array, "b h w _"], c: Float[Array, "b f"], train: bool = False
+    ) -> Float[Array, "b h w channels"]:
+        settings = (self.channels, self.heads, self.dropout, self.scale_shift, self.dtype)
+        return ResBlock(*settings, name="block")(jnp.concatenate([h, skip], axis=-1), c, train)
 
 
 class UNet(Net):
@@ -103,10 +121,14 @@ class UNet(Net):
 
         def run(h: jax.Array, channels: int, depth: int, heads: int, name: str) -> tuple[jax.Array, list[jax.Array]]:
             block = ResBlock(channels, heads, self.dropout, self.scale_shift, self.dtype, parent=None)
-            h, every = Stack(block, depth, self.remat, name=name)(h, c, train=train)
-            return h, list(every)
+            h, every = Stack(block, depth, self.remat, every=True, name=name)(h, c, train=train)
+            return h, list(every if every is not None else ())
 
-        h = nn.Conv(self.width, (3, 3), dtype=self.dtype, name="in")(x).astype(jnp.float32)
+        def climb(h: jax.Array, channels: int, skips: list[jax.Array], heads: int, name: str) -> jax.Array:
+            block = UpBlock(channels, heads, self.dropout, self.scale_shift, self.dtype, parent=None)
+            return Stack(block, len(skips), self.remat, name=name)(h, c, each=jnp.stack(skips), train=train)[0]
+
+        h = wide(nn.Conv(self.width, (3, 3), dtype=self.dtype, name="in")(x))
         skips = [h]
         for level, multiplier in enumerate(self.multipliers):
             if level:
@@ -126,9 +148,12 @@ class UNet(Net):
 
         for level, multiplier in reversed(tuple(enumerate(self.multipliers))):
             heads = self.heads if skips[-1].shape[1] in self.attention else 0
-            for i in range(self.blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h, _ = run(h, multiplier * self.width, 1, heads, f"up{level}_{i}")
+            channels = multiplier * self.width
+            met = [skips.pop() for _ in range(self.blocks + 1)]
+            # As on the way down: between the first block and the last, all are of one shape.
+            for part, own in (("first", met[:1]), ("same", met[1:-1]), ("last", met[-1:])):
+                if own:
+                    h = climb(h, channels, own, heads, f"up{level}_{part}")
             if level:
                 h = self.up(h, skips[-1].shape[1:3], level)
 
@@ -138,12 +163,12 @@ class UNet(Net):
     def down(self, h: Image, level: int) -> Float[Array, "b half_h half_w c"]:
         """Halves the image, rounding up."""
         if self.resample == "conv":
-            return nn.Conv(h.shape[-1], (3, 3), 2, dtype=self.dtype, name=f"down{level}")(h).astype(jnp.float32)
+            return wide(nn.Conv(h.shape[-1], (3, 3), 2, dtype=self.dtype, name=f"down{level}")(h))
         return nn.avg_pool(h, (2, 2), (2, 2), "SAME", count_include_pad=False)
 
     def up(self, h: Image, size: tuple[int, ...], level: int) -> Float[Array, "b twice_h twice_w c"]:
         """Nearest-neighbour resize to `size`, then a convolution unless `resample` is mean."""
         h = jax.image.resize(h, (h.shape[0], *size, h.shape[-1]), "nearest")
         if self.resample == "conv":
-            h = nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=f"up{level}")(h).astype(jnp.float32)
+            h = wide(nn.Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=f"up{level}")(h))
         return h

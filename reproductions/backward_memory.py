@@ -25,10 +25,10 @@ SCALES = {"tiny": None}
 DIMENSIONS, WIDTH, BATCH = 3072, 256, 256
 DEPTHS = (8, 16, 32, 64, 128)
 MODES: dict[str, dict[str, Any]] = {
-    "save": {"backward_pass": "save"},
-    "remat": {"backward_pass": "remat"},
-    "reversible, anchor 8": {"backward_pass": "reversible", "anchor": 8},
-    "reversible": {"backward_pass": "reversible"},
+    "none": {"remat": "none"},
+    "full": {"remat": "full"},
+    "reversible(8)": {"remat": "reversible(8)"},
+    "reversible": {"remat": "reversible"},
 }
 ROUNDS = 3
 SIZE = (10, 4.2)

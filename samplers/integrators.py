@@ -20,6 +20,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from models.ode import Field, Integrator, Solution, Time
+from models.remat import checkpointed_scan
 
 
 def _dtype(y: Any) -> Any:
@@ -43,7 +44,7 @@ STAGES = {"euler": 1, "heun": 2, "rk4": 4}
 class FixedStep(Integrator):
     """So many equal steps: order 1 (euler), 2 (heun) or 4 (rk4). Forward- and reverse-differentiable.
 
-    Steps are rematerialised: the backward pass keeps one state a step and evaluates f there again (1604.06174).
+    Unless it is told otherwise, the backward pass keeps one state a step and evaluates f there again (1604.06174).
     """
 
     method: Literal["euler", "heun", "rk4"] = "rk4"  # costs 1, 2 or 4 evaluations a step
@@ -60,14 +61,14 @@ class FixedStep(Integrator):
         t0: Time,
         t1: Time,
         longest: float | None = None,
+        remat: str | None = None,
     ) -> Solution:
         t, h = self._steps(t0, t1, _dtype(y0))
 
         def body(y: Any, row: tuple[Any, Any]) -> tuple[Any, None]:
             return self._step(f, row[0], row[1], y), None
 
-        # Inside a scan XLA cannot merge the recomputation with the forward pass, so its guard would only cost time.
-        y, _ = jax.lax.scan(jax.checkpoint(body, prevent_cse=False), y0, (t, h))
+        y, _ = checkpointed_scan(body, y0, (t, h), remat or "full")
         return Solution(y, jnp.asarray(self.steps * STAGES[self.method], jnp.int32))
 
     def _steps(self, t0: Time, t1: Time, dtype: Any) -> tuple[Any, Any]:
@@ -93,6 +94,8 @@ class FixedStep(Integrator):
 class Adaptive(Integrator):
     """Steps chosen so that the error of each stays within tolerance. Reverse-differentiable only.
 
+    Of its gradient diffrax takes care: states are kept at fewer times than there are steps, and `remat` says nothing.
+
     The error is measured leaf by leaf (root mean square over a leaf) and the largest counts, so that one log-density
     beside thousands of pixels is as exact as they are. nfe = 2 + 6·(steps tried): both pairs evaluate f at the start,
     once more to choose the first step, and then six times a step, rejected ones included.
@@ -117,6 +120,7 @@ class Adaptive(Integrator):
         t0: Time,
         t1: Time,
         longest: float | None = None,
+        remat: str | None = None,
         save_at: Float[np.ndarray, " n"] | None = None,
     ) -> Solution:
         import diffrax  # here, because it takes a second or two to import

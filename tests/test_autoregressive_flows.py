@@ -29,7 +29,7 @@ FLOWS = {
     "maf-image": (Vectors(bijection=Autoregressive(net=MASKED)), (2, 2, 1)),
     "block": (TarFlowBlock(net=NET), (4, 3)),
     "block-one-token": (TarFlowBlock(net=NET), (1, 3)),
-    "tarflow-odd": (TarFlow(patch=2, blocks=3, net=NET, backward_pass="remat"), (4, 2, 2)),
+    "tarflow-odd": (TarFlow(patch=2, blocks=3, net=NET, remat="full"), (4, 2, 2)),
 }
 COUNT = 3  # examples
 

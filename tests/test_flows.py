@@ -61,7 +61,7 @@ BIJECTIONS = {
     "factored out": (FactorOut(bijection=ActNorm(), mask=Halves()), (2, 2, 4)),
     "inverted": (Invert(bijection=Coupling(conditioner=SMALL)), VECTOR),
     "stacked": (Stacked(block=Chain(parts=(Coupling(conditioner=SMALL), Reverse())), depth=3), VECTOR),
-    "stacked, remat": (Stacked(block=Coupling(conditioner=SMALL), depth=2, backward_pass="remat"), VECTOR),
+    "stacked, remat": (Stacked(block=Coupling(conditioner=SMALL), depth=2, remat="full"), VECTOR),
     "NICE": (NICE(conditioner=SMALL), IMAGE),
     "NICE, as written": (NICE(conditioner=SMALL, standardise=False, latent_units=False), IMAGE),
     "RealNVP": (RealNVP(couplings=1, conditioner=SMALL), IMAGE),

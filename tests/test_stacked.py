@@ -25,10 +25,10 @@ BLOCK = Chain(
 )
 SAVE = Stacked(block=BLOCK, depth=DEPTH)
 MODES = {
-    "remat": replace(SAVE, backward_pass="remat"),
-    "reversible": replace(SAVE, backward_pass="reversible"),
-    "reversible, anchors": replace(SAVE, backward_pass="reversible", anchor=2),
-    "reversible, all anchors": replace(SAVE, backward_pass="reversible", anchor=1),
+    **{name: replace(SAVE, remat=name) for name in ("dots", "full", "group(4)", "sqrt", "nested", "binomial(2)")},
+    "reversible": replace(SAVE, remat="reversible"),
+    "reversible, anchors": replace(SAVE, remat="reversible(2)"),
+    "reversible, all anchors": replace(SAVE, remat="reversible(1)"),
 }
 
 
@@ -99,8 +99,7 @@ def test_anchors_keep_single_precision_right():
         wrong, all_ = np.sum(np.asarray(jax.tree.leaves(squares)).reshape(-1, 2), axis=0)
         return float(np.sqrt(wrong / all_))
 
-    reversible = replace(save, backward_pass="reversible")
-    with_anchors, without = replace(reversible, anchor=4), reversible
+    with_anchors, without = replace(save, remat="reversible(4)"), replace(save, remat="reversible")
     assert error(with_anchors) < 1e-4
     assert error(without) > 10 * error(with_anchors)
     said = [float(quick_jit(b.observe)(params, x)[2]["reconstruction_error"]) for b in (with_anchors, without)]
@@ -115,7 +114,7 @@ def test_a_condition_has_its_gradient_too():
         condition = {"given": jnp.cos(x[:, :2]), "label": jnp.asarray([0, 1, 2, -1, 0])}
         params = perturbed(save.init(KEY, x, condition), KEY)
         expected = gradients(save, params, x, condition)
-        found = gradients(replace(save, backward_pass="reversible", anchor=2), params, x, condition)
+        found = gradients(replace(save, remat="reversible(2)"), params, x, condition)
         assert np.abs(expected[1][2]["given"]).max() > 1e-3
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), expected, found)
 
@@ -127,14 +126,14 @@ def test_glow_is_reversible_as_a_whole():
         x = jax.random.normal(jax.random.key(0), (16, 4, 4, 1), jnp.float64)
         params = perturbed(quick_jit(glow.init)(KEY, x), KEY, 0.1)
         expected = gradients(glow, params, x)
-        found = gradients(replace(glow, backward_pass="reversible", anchor=1), params, x)
+        found = gradients(replace(glow, remat="reversible(1)"), params, x)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-8), expected, found)
 
 
-def temporary(backward_pass, depth, size=3072, width=256, batch=256):
+def temporary(remat, depth, size=3072, width=256, batch=256):
     """MiB that the compiled gradient needs besides its arguments and results; nothing is run."""
     block = Chain(parts=(Coupling(conditioner=MLPConditioner(width=width, depth=1)), Reverse()))
-    stacked = Vectors(bijection=Stacked(block=block, depth=depth, backward_pass=backward_pass))
+    stacked = Vectors(bijection=Stacked(block=block, depth=depth, remat=remat))
     x = jax.ShapeDtypeStruct((batch, size), jnp.float32)
     params = jax.eval_shape(stacked.init, jax.random.key(0), x)
     loss = lambda z, logdet: jnp.sum(z**2) - jnp.sum(logdet)  # noqa: E731
@@ -147,12 +146,12 @@ def temporary(backward_pass, depth, size=3072, width=256, batch=256):
 def test_memory_of_the_reversible_backward_pass_does_not_grow():
     small, large = (temporary("reversible", depth) for depth in (8, 32))
     assert (large - small) / 24 <= 0.1
-    saved = temporary("save", 32)
+    saved = temporary("none", 32)
     assert saved > 4 * large
 
 
 def test_wrong_settings():
     with pytest.raises(ValueError, match="must divide depth=6"):
-        replace(SAVE, backward_pass="reversible", anchor=4)
-    with pytest.raises(ValueError, match="reversible backward pass alone"):
-        replace(SAVE, anchor=2)
+        replace(SAVE, remat="reversible(4)")
+    with pytest.raises(ValueError, match=r"unknown remat policy 'reversable'; .*binomial\(slots\), reversible"):
+        replace(SAVE, remat="reversable")

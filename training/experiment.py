@@ -12,10 +12,12 @@ from models.codec import Codec
 from models.embedder import Embedder
 from models.language_model import OverTokens, TokenModel
 from models.model import Model
+from models.remat import policy
 from samplers.sampler import NoSampler, Sampler
 from training.config import field_names
 from training.mesh import Mesh
 from training.optimizer import Optimizer
+from training.scaling import Dynamic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +50,9 @@ class Experiment:
     initial: str = ""  # a finished run whose averaged parameters this one starts from
     teacher: str = ""  # a finished run whose averaged parameters go to the model's own teacher
     seed: int = 0  # decides initial parameters, data order and all noise
-    precision: Literal["float32", "bfloat16"] = "float32"  # compute dtype of nets that do not set their own
-    remat: Literal["none", "full", "dots"] = "none"  # checkpointing of nets that do not set their own
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"  # compute dtype of nets that do not set their own
+    loss_scaling: Dynamic | None = None  # of the loss before its gradient; float16 needs it, and nothing else does
+    remat: str = "none"  # gradient checkpointing of what does not set its own: a policy of models/remat.py
     mesh: Mesh = field(default_factory=Mesh)
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     log_every: int = 50  # steps between lines of the log
@@ -66,6 +69,7 @@ class Experiment:
             raise ValueError(f"batch_size={self.batch_size} does not divide into accumulate={self.accumulate} parts")
         if not 0 <= self.seed < 2**31:
             raise ValueError(f"seed={self.seed} is not in [0, 2^31)")
+        policy(self.remat, bijection=True)
         if not 0 <= self.ema < 1:
             raise ValueError(f"ema={self.ema} is not in [0, 1)")
 
@@ -76,7 +80,8 @@ class Experiment:
     def resolved_model(self) -> Model:
         """The model with what it leaves open filled in.
 
-        `precision` and `remat` where a net says neither; the data's grid, tokens and levels where a model does not.
+        `precision` and `remat` where a net says neither, `remat` of the outermost chain of blocks alone; the data's
+        grid, tokens and levels where a model does not.
         """
         model = _resolve(self.model, {"dtype": self.precision, "remat": self.remat, "grid": self.data.grid})
         if isinstance(model, OverTokens) and model.vocabulary is None:
@@ -95,11 +100,14 @@ def _resolve(value: Any, defaults: dict[str, Any]) -> Any:
         return tuple(_resolve(item, defaults) for item in value)
     if not is_dataclass(value) or isinstance(value, type):
         return value
+    names = field_names(type(value))
+    # A chain that is checkpointed computes its links again as they are: the networks within them keep nothing for long.
+    inner = defaults | {"remat": "none"} if "remat" in names else defaults
     changes = {}
-    for name in field_names(type(value)):
+    for name in names:
         current = getattr(value, name)
-        if isinstance(value, nn.Module) and name in defaults and current is None:
+        if (isinstance(value, nn.Module) or name == "remat") and name in defaults and current is None:
             changes[name] = defaults[name]
         elif is_dataclass(current) or isinstance(current, tuple):
-            changes[name] = _resolve(current, defaults)
+            changes[name] = _resolve(current, inner)
     return value.clone(**changes) if isinstance(value, nn.Module) else replace(value, **changes)

@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ from tqdm import tqdm
 
 
 class Log:
-    """Averages metrics over `every` steps and writes them everywhere."""
+    """Averages metrics over `every` steps and writes them everywhere. `added(row)` is what else a row of them holds."""
 
-    def __init__(self, workdir: Path, first: int, last: int, every: int) -> None:
+    def __init__(
+        self,
+        workdir: Path,
+        first: int,
+        last: int,
+        every: int,
+        added: Callable[[dict[str, float]], dict[str, float]] = lambda row: {},
+    ) -> None:
         self.every = every
         self.last = last
+        self.added = added
         self._file = (workdir / "metrics.jsonl").open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first + 1)
         terminal = sys.stderr.isatty()
@@ -44,7 +53,7 @@ class Log:
         seconds = time.perf_counter() - self._since
         row = {name: total / self._count for name, total in self._sums.items()}
         row["steps_per_second"] = self._count / seconds
-        self.row(step, row)
+        self.row(step, row | self.added(row))
         if self._bar is not None:
             self._bar.set_postfix_str(f"loss {row['loss']:.4f}")
         else:

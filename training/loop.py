@@ -29,12 +29,18 @@ from training.picture import picture, save_png, texts, write_texts
 from training.plan import Plan
 from training.run import Run
 from training.state import TrainState, state_digest
+from training.telemetry import Profile, told_by
 
 EXIT_STATUS = {signal.SIGINT: 0, signal.SIGTERM: 143}
 
 
-def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[str, Any]:
+def train(
+    experiment: Experiment, folder: Path, restart: bool = False, profile: tuple[int, int] | None = None
+) -> dict[str, Any]:
     """Trains to the last step, or resumes a run that was cut short. Returns the summary.
+
+    Args:
+      profile: the first and the last step of which the profiler's trace goes to `folder`/profile.
 
     Raises:
       UserError: a setting is wrong, or the folder holds a run with other settings; nothing has been computed.
@@ -42,17 +48,19 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
     """
     began = time.perf_counter()
     experiment = experiment.pinned()
+    if profile and profile[0] > experiment.steps:
+        raise UserError(f"step {profile[0]} cannot be profiled: the run has {experiment.steps}")
     plan = Plan(experiment)
     run = Run(folder)
     check_folder(experiment, folder)
     run.open(experiment, restart)
     store = Store(folder, experiment.checkpoints)
-    restored = store.restore(plan.state_like)
+    restored = store.restore(plan.state_like.packed())
     iterator = stream(plan.batches)
     if restored is None:
         state, progress = plan.initial(), {"position": iterator.get_state(), "seconds": 0.0, "loss": math.nan}
     else:
-        state, progress = restored
+        state, progress = restored[0].unpacked(plan.state_like), restored[1]
         iterator.set_state(progress["position"])
     first = int(state.step)
     run.forget_after(first)
@@ -70,7 +78,8 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             )
         records = experiment.data.made_by
         experiment.data.prepare()
-    log = Log(folder, first, experiment.steps, experiment.log_every)
+    log = Log(folder, first, experiment.steps, experiment.log_every, told_by(plan))
+    tracing = Profile(folder / "profile", profile, first)
     seconds = lambda: progress["seconds"] + time.perf_counter() - began  # noqa: E731
     saved = first if restored else None
     loss = float(progress["loss"])
@@ -90,6 +99,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
                 loss = values["loss"]
 
         for step in range(first + 1, experiment.steps + 1):
+            tracing.before(step, finish)
             batch = next(iterator)
             try:
                 plan.model.check_batch(batch)
@@ -102,6 +112,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             state, metrics = plan.train_step(state, put_batch(batch, plan.batch_sharding))
             finish()
             in_flight = (step, metrics)
+            tracing.after(step, finish)
             last, stopping = step == experiment.steps, bool(caught)
             picture_due = bool(experiment.sample_every) and step % experiment.sample_every == 0
             if last or stopping or picture_due or step % experiment.checkpoints.every == 0:
@@ -134,6 +145,7 @@ def train(experiment: Experiment, folder: Path, restart: bool = False) -> dict[s
             signal.signal(number, handler)
         log.close()
         store.close()
+        tracing.close()
     device = jax.devices()[0]
     summary = {
         "steps": experiment.steps,
@@ -215,7 +227,7 @@ def _kept(saved: int | None, store: Store) -> str:
 
 
 def _save(store: Store, state: TrainState, progress: dict[str, Any], saved: int | None) -> None:
-    _guarded(lambda: store.save(state, progress), store, saved)
+    _guarded(lambda: store.save(state.packed(), progress), store, saved)
 
 
 def _wait(store: Store, saved: int | None) -> None:

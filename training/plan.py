@@ -39,6 +39,10 @@ class Plan:
                 )
             experiment.data.check_batch_size(experiment.batch_size)
             experiment.loss.check_parts(experiment.accumulate)
+            if experiment.precision == "float16" and experiment.loss_scaling is None:
+                raise ValueError(
+                    "precision=float16 loses small gradients: scale the loss (--loss-scaling dynamic), or take bfloat16"
+                )
             self.model = experiment.resolved_model()
             self._check_classes()
             self._check_levels()
@@ -59,6 +63,7 @@ class Plan:
                 seed=experiment.seed,
                 ema=experiment.ema,
                 accumulate=experiment.accumulate,
+                scaling=experiment.loss_scaling,
                 mesh=self.mesh,
             )
             batch = example_batch(experiment)
@@ -73,6 +78,7 @@ class Plan:
             raise UserError(str(error).strip() or f"{type(error).__name__} while building the experiment") from error
         whole = replicated(self.mesh)
         self.state_like = abstract(shapes, places)
+        self.batch_like = abstract(batch, jax.tree.map(lambda _: self.batch_sharding, batch))
         self.train_step = jax.jit(
             step, donate_argnums=0, in_shardings=(places, self.batch_sharding), out_shardings=(places, whole)
         )
@@ -90,7 +96,8 @@ class Plan:
         return put_batch({name: np.concatenate([b[name] for b in batches]) for name in batches[0]}, self.batch_sharding)
 
     def _initial(self, batch: dict[str, Any]) -> TrainState:
-        return initial_state(self.model, self.optimizer, named_key(self.experiment.seed, "init"), batch)
+        key, scaling = named_key(self.experiment.seed, "init"), self.experiment.loss_scaling
+        return initial_state(self.model, self.optimizer, key, batch, scaling)
 
     def _check_classes(self) -> None:
         classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes

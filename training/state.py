@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ import optax
 from flax import struct
 
 from models.model import Model
+from training.scaling import Dynamic
 
 
 @struct.dataclass
@@ -21,10 +23,25 @@ class TrainState:
     average: Any  # exponential moving average of params: what is sampled from and measured
     optimizer: Any  # optax state
     model: Any  # the model's own `variables["state"]`
+    scaling: Any = None  # of the loss (training/scaling.py), where it is scaled
+
+    def packed(self) -> "TrainState":
+        """As it is saved: what scales the loss goes with the optimiser, whose step it decides."""
+        if self.scaling is None:
+            return self
+        return replace(self, optimizer={"optimizer": self.optimizer, "scaling": self.scaling}, scaling=None)
+
+    def unpacked(self, like: "TrainState") -> "TrainState":
+        """The inverse of `packed`, for a state that is laid out as `like`."""
+        return self if like.scaling is None else replace(self, **self.optimizer)
 
 
 def initial_state(
-    model: Model, optimizer: optax.GradientTransformation, key: jax.Array, batch: dict[str, Any]
+    model: Model,
+    optimizer: optax.GradientTransformation,
+    key: jax.Array,
+    batch: dict[str, Any],
+    scaling: Dynamic | None = None,
 ) -> TrainState:
     """State before the first step; to be jitted or `eval_shape`d by the caller."""
     variables = model.init(key, batch)
@@ -36,6 +53,7 @@ def initial_state(
         average=jax.tree.map(jax.numpy.copy, params),
         optimizer=optimizer.init(params),
         model=variables["state"],
+        scaling=scaling.begin() if scaling else None,
     )
 
 

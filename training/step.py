@@ -10,6 +10,7 @@ import optax
 
 from losses.loss import Loss
 from models.model import Model
+from training.scaling import Dynamic, all_finite, chosen
 from training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -28,6 +29,7 @@ def make_train_step(
     seed: int,
     ema: float,
     accumulate: int = 1,
+    scaling: Dynamic | None = None,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Builds the pure step.
@@ -35,19 +37,23 @@ def make_train_step(
     Args:
       ema: decay of the averaged parameters; min(ema, (1 + n)/(10 + n)) at step n, so a young average is not its start.
       accumulate: the batch is read in so many parts, one after another, and their gradients are averaged.
+      scaling: of the loss, against underflow in float16; a step whose gradient is not finite is then not taken.
       mesh: what a loss finds as the ambient mesh, where it names an axis of it.
     """
 
-    def objective(params: Any, state: Any, key: jax.Array, batch: Any, step: jax.Array) -> tuple[jax.Array, Any]:
-        result = loss(model, {"params": params, "state": state}, key, batch, step)
+    def objective(params: Any, model_state: Any, key: jax.Array, batch: Any, state: TrainState) -> tuple[Any, Any]:
+        result = loss(model, {"params": params, "state": model_state}, key, batch, state.step)
         metrics = {"loss": result.value} | dict(result.metrics)
-        return jnp.mean(result.value), ({name: jnp.mean(value) for name, value in metrics.items()}, result.state)
+        value = jnp.mean(result.value)
+        if scaling is not None:
+            value = value * state.scaling.scale
+        return value, ({name: jnp.mean(value) for name, value in metrics.items()}, result.state)
 
     gradient = jax.grad(objective, has_aux=True)
 
     def accumulated(state: TrainState, key: jax.Array, batch: Any) -> tuple[Any, Metrics, Any]:
         if accumulate == 1:
-            gradients, (metrics, model_state) = gradient(state.params, state.model, key, batch, state.step)
+            gradients, (metrics, model_state) = gradient(state.params, state.model, key, batch, state)
             return gradients, metrics, model_state
 
         # Part i takes examples i, i + A, i + 2A, …: each device then splits its own share, and none moves.
@@ -60,7 +66,7 @@ def make_train_step(
             total, model_state = carry
             index, examples = part
             part_key = jax.random.fold_in(key, index)
-            gradients, (metrics, model_state) = gradient(state.params, model_state, part_key, examples, state.step)
+            gradients, (metrics, model_state) = gradient(state.params, model_state, part_key, examples, state)
             return (jax.tree.map(jnp.add, total, gradients), model_state), metrics
 
         zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -71,12 +77,22 @@ def make_train_step(
     def train_step(state: TrainState, batch: Any) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(named_key(seed, "train"), state.step)
         gradients, metrics, model_state = accumulated(state, key, batch)
+        if scaling is not None:
+            gradients = jax.tree.map(lambda leaf: leaf / state.scaling.scale, gradients)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
         average = optax.incremental_update(params, state.average, 1.0 - decay)
         metrics["gradient_norm"] = optax.global_norm(gradients)
-        return TrainState(state.step + 1, params, average, optimizer_state, model_state), metrics
+        after = TrainState(state.step + 1, params, average, optimizer_state, model_state, state.scaling)
+        if scaling is None:
+            return after, metrics
+
+        taken = all_finite(gradients)
+        metrics["gradient_norm"] = jnp.where(taken, metrics["gradient_norm"], 0.0)
+        metrics |= {"loss_scale": state.scaling.scale, "skipped": 1.0 - taken}
+        kept = chosen(taken, after, state)
+        return kept.replace(step=after.step, scaling=scaling.after(state.scaling, taken)), metrics
 
     if mesh is None:
         return train_step

@@ -27,7 +27,7 @@ class CausalTransformer(nn.Module):
     expansion: int = 4  # hidden width of the MLP over `width`
     num_classes: int = 0  # classes to condition on; 0 is unconditional
     dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
-    remat: str | None = None  # gradient checkpointing of the layers, see models/stack.py
+    remat: str | None = None  # gradient checkpointing of the layers, models/remat.py
 
     def __call__(self, x: Tokens, label: Int[Array, " b"] | None = None) -> tuple[Tokens, Tokens]:
         """(μ, α) of all tokens, which TarFlow's blocks move by; 0 for the first. In float32 or better.

@@ -44,6 +44,7 @@ class CNF(Bijection):
     integrator: Integrator
     trace: Trace = field(default_factory=Exact)
     time_scale: float = 10.0  # what the net is told where t is 1
+    remat: str | None = None  # gradient checkpointing of a fixed integrator's steps, models/remat.py
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
         return self.net.init(key, x, jnp.zeros(x.shape[:1], x.dtype), self._label(condition))["params"]
@@ -61,7 +62,7 @@ class CNF(Bijection):
 
     def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *s"]:
         def one(z: Float[Array, "*s"], label: Int[Array, ""] | None) -> Any:
-            return self.integrator(lambda t, x: self._field(params, x, t, label), z, 1.0, 0.0).y
+            return self.integrator(lambda t, x: self._field(params, x, t, label), z, 1.0, 0.0, remat=self.remat).y
 
         return jax.vmap(one)(_wide(z), self._label(condition))
 
@@ -103,7 +104,9 @@ class CNF(Bijection):
                 return slopes
 
             names = ("logdet", "kinetic_energy", "jacobian_energy") if energies else ("logdet",)
-            return self.integrator(augmented, {"x": x} | dict.fromkeys(names, jnp.zeros((), x.dtype)), t0, t1)
+            return self.integrator(
+                augmented, {"x": x} | dict.fromkeys(names, jnp.zeros((), x.dtype)), t0, t1, remat=self.remat
+            )
 
         return jax.vmap(one)(_wide(x), (condition or {}).get("keys"), self._label(condition))
 

@@ -28,7 +28,7 @@ class Conditioner(nn.Module, ABC):
     """Base. `dtype` and `remat` are as the experiment says where they are None."""
 
     dtype: str | None = None  # compute dtype (float32, bfloat16); parameters stay float32
-    remat: str | None = None  # gradient checkpointing of repeated blocks, see models/stack.py
+    remat: str | None = None  # gradient checkpointing of repeated blocks, models/remat.py
 
     @abstractmethod
     def __call__(self, seen: Seen, condition: Condition, count: int) -> Float[Array, "b *s {count}"]:

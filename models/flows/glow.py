@@ -35,8 +35,7 @@ class Glow(Assembled):
     conditioner: Conditioner = field(default_factory=ConvConditioner)  # of the couplings, and of the learned priors
     scale: Literal["exp", "tanh", "sigmoid"] = "sigmoid"  # of the couplings, models/flows/elementwise.py
     convolution: Literal["plain", "plu"] = "plu"
-    backward_pass: Literal["save", "remat", "reversible"] = "save"  # of a level's steps, models/flows/stacked.py
-    anchor: int = 0  # with reversible: keep the state after every so many steps
+    remat: str | None = None  # gradient checkpointing of a level's steps, models/flows/stacked.py
 
     def __post_init__(self) -> None:
         if self.levels < 1:
@@ -57,7 +56,7 @@ class Glow(Assembled):
                 Coupling(transform=Affine(scale=self.scale), conditioner=self.conditioner),
             )
         )
-        steps = Stacked(block=step, depth=self.steps, backward_pass=self.backward_pass, anchor=self.anchor)
+        steps = Stacked(block=step, depth=self.steps, remat=self.remat)
         if index == self.levels - 1:
             return Chain(parts=(Squeeze(), steps, Invert(bijection=Squeeze())))
         learned_prior = Coupling(transform=Affine(scale="exp"), conditioner=self.conditioner)

@@ -1,20 +1,20 @@
-"""Depth: equal bijections as one `lax.scan` over stacked parameters, and four ways to differentiate through it.
+"""Depth: equal bijections as one `lax.scan` over stacked parameters, and ways to differentiate through it.
 
     (1)  (h_{i+1}, ℓ_{i+1}) = (f(h_i; θ_i), ℓ_i + log|det ∂f(h_i; θ_i)|),  i = 0 … L−1
     (2)  backwards through (1) from h_L alone:  h_i = f⁻¹(h_{i+1}; θ_i), then the cotangents of f at h_i
          as reversible residual networks do it                                                      1707.04585 §3.2
 
-    backward      kept for the backward pass                           runs of f over a step without it
-    save          what every layer's own derivative needs              the least
-    remat         h_0 … h_{L−1}                                        one forward pass more
-    reversible    h_L; with `anchor` K also h_K, h_2K, …               one inverse pass more, at most
+`remat` is any policy of models/remat.py, by which (1) is differentiated as other chains are, or
+
+    reversible       eq. (2): h_L is kept, and an inverse pass is made
+    reversible(K)    besides, h_K, h_2K, … are kept, the anchors; K divides L
 
 Eq. (2) in floating point gives back h_i with an error that grows with every layer walked, as steeply as f⁻¹ stretches.
 An anchor ends that growth: the walk starts anew from what was kept. `observe` says how far off a walk ends.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from models.flows.bijection import Bijection, Moved, Params, merge, split, zeros
 from models.model import Condition
-from models.stack import checkpointed
+from models.remat import checkpointed_scan, policy
 
 TINY = 1e-30  # an example that is all 0 is no division by 0
 OBSERVED = 8  # examples whose way back is looked at: an inverse pass of the whole batch would cost a third of a step
@@ -34,16 +34,24 @@ class Stacked(Bijection):
 
     block: Bijection
     depth: int
-    backward_pass: Literal["save", "remat", "reversible"] = "save"  # what is kept for the gradient; see above
-    anchor: int = 0  # with reversible: keep the state after every so many layers; 0 keeps the last alone
+    remat: str | None = None  # what is kept for the gradient; see above
 
     def __post_init__(self) -> None:
-        if self.depth < 1 or self.backward_pass not in ("save", "remat", "reversible"):
-            raise ValueError(f"{self.depth=} must be at least 1, backward_pass one of save, remat, reversible")
-        if self.anchor < 0 or (self.anchor and (self.depth % self.anchor or self.backward_pass != "reversible")):
-            raise ValueError(
-                f"anchor={self.anchor} must divide depth={self.depth} and is of the reversible backward pass alone"
-            )
+        chosen = policy(self.remat, bijection=True)
+        if self.depth < 1:
+            raise ValueError(f"{self.depth=} must be at least 1")
+        if chosen.kind == "reversible" and chosen.number and self.depth % chosen.number:
+            raise ValueError(f"{self.remat}: the distance of anchors must divide depth={self.depth}")
+
+    @property
+    def reversible(self) -> bool:
+        """Whether eq. (2) is how it is differentiated."""
+        return policy(self.remat, bijection=True).kind == "reversible"
+
+    @property
+    def stretch(self) -> int:
+        """Layers from one kept state to the next."""
+        return policy(self.remat, bijection=True).number or self.depth
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
         def body(x: Any, key: Any) -> tuple[Any, Params]:
@@ -53,7 +61,7 @@ class Stacked(Bijection):
         return jax.lax.scan(body, x, jax.random.split(key, self.depth))[1]
 
     def forward(self, params: Params, x: Float[Array, "b *s"], condition: Condition = None) -> Moved:
-        if self.backward_pass == "reversible":
+        if self.reversible:
             return self._reversible(params, x, condition)
         return self._run(params, x, condition)[:2]
 
@@ -73,11 +81,11 @@ class Stacked(Bijection):
 
         That is the mean over a few examples. With anchors each walk ends at one, and it is the largest that is said.
         """
-        if self.backward_pass != "reversible":
+        if not self.reversible:
             return self._run(params, x, condition, observed=True)
         few = jax.tree.map(lambda leaf: leaf[:OBSERVED], condition)
         start, params_now = jax.lax.stop_gradient((x[:OBSERVED], params))
-        group = Stacked(block=self.block, depth=self.anchor or self.depth)
+        group = Stacked(block=self.block, depth=self.stretch)
 
         def body(h: Any, params: Params) -> tuple[Any, Any]:
             end, _ = group.forward(params, h, few)
@@ -90,7 +98,7 @@ class Stacked(Bijection):
 
     def _grouped(self, params: Params) -> Params:
         """Leaves [L, …] as [L/K, K, …]."""
-        k = self.anchor or self.depth
+        k = self.stretch
         return jax.tree.map(lambda leaf: leaf.reshape(-1, k, *leaf.shape[1:]), params)
 
     def _run(self, params: Params, x: Float[Array, "b *s"], condition: Condition, observed: bool = False) -> Any:
@@ -103,13 +111,13 @@ class Stacked(Bijection):
                 (z, change), numbers = self.block.forward(params, carry[0], condition), {}
             return (z, carry[1] + change), numbers
 
-        body = checkpointed(body, "full" if self.backward_pass == "remat" else None)
-        (z, logdet), numbers = jax.lax.scan(body, (x, zeros(x)), params, length=self.depth)
+        remat = "none" if self.reversible else self.remat
+        (z, logdet), numbers = checkpointed_scan(body, (x, zeros(x)), params, remat, length=self.depth)
         return z, logdet, jax.tree.map(lambda every: jnp.sum(every, axis=0), numbers)
 
     def _reversible(self, params: Params, x: Float[Array, "b *s"], condition: Condition) -> Moved:
         """Eq. (1) with (2) for its gradient. Reverse mode only."""
-        group = Stacked(block=self.block, depth=self.anchor or self.depth)
+        group = Stacked(block=self.block, depth=self.stretch)
 
         # Everything is an argument: a rule for gradients may not close over values that are being traced.
         @jax.custom_vjp

@@ -10,7 +10,7 @@ Eq. (2) is one call of the network (models/flows/causal.py); eq. (4) is T steps 
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from models.flows.permutations import Reverse
 from models.flows.reshaping import Patches
 from models.flows.stacked import Stacked
 from models.model import Condition, label_of
+from models.remat import policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +73,18 @@ class TarFlow(Assembled):
     blocks: int = 4  # each with a network of its own
     net: CausalTransformer = field(default_factory=CausalTransformer)
     cached: bool = True  # see `TarFlowBlock`
-    backward_pass: Literal["save", "remat"] = "save"  # of the blocks, models/flows/stacked.py; `reversible` would
-    # invert each of them, T steps in sequence
+    remat: str | None = None  # gradient checkpointing of the blocks, models/remat.py
 
     def __post_init__(self) -> None:
         if self.blocks < 1:
             raise ValueError(f"TarFlow needs at least one block, got blocks={self.blocks}")
+        policy(self.remat)  # not reversible: to invert a block takes a step a token
 
     def assemble(self) -> Bijection:
         # Every block hands its tokens on in reverse, so that all are alike and one scan; if they were an odd number,
         # the tokens are put back in order at the end.
         block = Chain(parts=(TarFlowBlock(net=self.net, cached=self.cached), Reverse(axis=-2)))
-        blocks = Stacked(block=block, depth=self.blocks, backward_pass=self.backward_pass)
+        blocks = Stacked(block=block, depth=self.blocks, remat=self.remat)
         return Patches(
             patch=self.patch, bijection=Chain(parts=(blocks, Reverse(axis=-2))) if self.blocks % 2 else blocks
         )

@@ -1,0 +1,254 @@
+"""How much memory a training step needs under each checkpointing policy, before anything runs.
+
+    (1)  peak = arguments + results − what the results take over from donated arguments + temporary
+    (2)  cost = FLOPs of all matrix products and convolutions in the traced step                     training/flops.py
+
+(1) is a device's, as the compiler has planned it: its buffers are assigned when a program is compiled, and nothing else
+is allocated while it runs. (2) is counted in the trace, where loops tell their length: the compiler's own
+`cost_analysis()` counts a loop's body once.
+
+The state (parameters, their average, the optimiser's) and the batch are among the arguments. Not counted: what the
+framework itself takes, a second batch on its way to the device, and drawing samples.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from training import config
+from training.errors import UserError
+from training.experiment import Experiment
+from training.flops import matmul_flops
+from training.plan import Plan
+
+# From what is kept to what is computed again; a tie in cost goes to the first.
+CANDIDATES = (
+    "none",
+    "dots",
+    "reversible",
+    "sqrt",
+    "full",
+    "group(2)",
+    "group(4)",
+    "nested(2)",
+    "nested",
+    "binomial(4)",
+)
+UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+NO_MATTER = ("seed", "steps", "sampler", "metrics", "initial", "teacher", "checkpoints", "ema")
+CLOSE = 32  # the largest batch is found to one part in so many
+TRIES = 12
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What one policy takes; bytes are a device's."""
+
+    remat: str
+    batch_size: int
+    peak: int  # eq. (1)
+    temporary: int
+    flops: int  # eq. (2), of all devices
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `12GiB`, `800MB` or `1e9`.
+
+    Raises:
+      UserError: it is none of these.
+    """
+    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([KMGT]?i?)B?", text.strip())
+    try:
+        return int(float(match[1]) * UNITS[match[2]])  # pyright: ignore[reportOptionalSubscript], caught below
+    except (TypeError, KeyError, ValueError):
+        raise UserError(f"--memory-limit {text}: say a size such as 12GiB, 800MB or 1e9") from None
+
+
+def shown(size: float) -> str:
+    """Bytes as `3.1 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if abs(size) < 1024 or unit == "GiB":
+            break
+        size /= 1024
+    return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def available() -> tuple[int, str]:
+    """Bytes that each device has for a program, and who says so."""
+    device = jax.local_devices()[0]
+    told = device.memory_stats() or {}
+    if "bytes_limit" in told:
+        return told["bytes_limit"] - told.get("bytes_in_use", 0), f"what {device.device_kind} has free"
+    free = re.search(r"MemAvailable:\s+(\d+) kB", _read(Path("/proc/meminfo")))
+    if not free:
+        raise UserError("this device does not say how much memory it has: name it with --memory-limit")
+    return int(free[1]) * 1024 // jax.local_device_count(), "what the machine has free"
+
+
+def _read(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+class Planner:
+    """Needs of an experiment's step, each compiled once; nothing is run.
+
+    Raises:
+      UserError: a setting is wrong, whatever the policy.
+    """
+
+    def __init__(self, experiment: Experiment, cache: Path | None = None) -> None:
+        self.experiment = experiment
+        self.cache = cache
+        self._plans: dict[Any, Any] = {}
+        base = Plan(replace(experiment, remat="none"))
+        self.devices = base.mesh.size
+        self.unit = base.mesh.size * experiment.accumulate  # a batch is a multiple of this
+        self.state = sum(_held(leaf) for leaf in jax.tree.leaves(base.state_like))
+
+    def need(self, remat: str, batch_size: int | None = None) -> Need | None:
+        """Of one policy; None where the model cannot be differentiated by it."""
+        size = batch_size or self.experiment.batch_size
+        experiment = replace(self.experiment, remat=remat, batch_size=size)
+        found = self._known(experiment)
+        if found is None:
+            try:
+                traced = self._traced(experiment)
+            except UserError:
+                if remat == "none":
+                    raise
+                return None  # bijections' policies, or plans that have no forward mode (models/revolve.py)
+            memory: Any = traced.lower().compile().memory_analysis()
+            results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+            found = {
+                "peak": memory.argument_size_in_bytes + results + memory.temp_size_in_bytes,
+                "temporary": memory.temp_size_in_bytes,
+                "flops": matmul_flops(traced.jaxpr),
+            }
+            self._remember(experiment, found)
+        return Need(remat=remat, batch_size=size, **found)
+
+    def table(self) -> list[Need]:
+        """Every policy that fits the model, the least recomputation first."""
+        return sorted(filter(None, map(self.need, CANDIDATES)), key=lambda need: need.flops)
+
+    def choose(self, limit: int) -> Need:
+        """The policy with the least recomputation whose peak is within the limit.
+
+        Raises:
+          UserError: none fits; says what is missing.
+        """
+        needs = []
+        for need in self._by_cost():
+            if need.peak <= limit:
+                return need
+            needs.append(need)
+        least = min(needs, key=lambda need: need.peak)
+        raise UserError(
+            f"no policy fits into {shown(limit)}: {least.remat}, which needs the least, takes {shown(least.peak)}, "
+            f"{shown(least.peak - limit)} too much. {shown(self.state)} of it are parameters, their average and the "
+            f"optimiser's state; the rest falls with --batch-size, now {least.batch_size}, or --accumulate"
+        )
+
+    def largest_batch(self, remat: str, limit: int) -> int:
+        """The largest batch whose step is within the limit, to one part in 32; 0 if none is.
+
+        The need is close to a straight line over the batch: two points lead near the end, and what is answered has been
+        compiled and does fit.
+        """
+        fits, fails = 0, 0
+        points: dict[int, int] = {}
+        size = self.unit
+        for _ in range(TRIES):
+            need = self.need(remat, size)
+            if need is None:
+                return 0
+            points[size] = need.peak
+            fits, fails = (max(fits, size), fails) if need.peak <= limit else (fits, min(fails or size, size))
+            if fails and fails - fits <= max(self.unit, fits // CLOSE):
+                break
+            guess = self._on_line(points, limit) if len(points) > 1 else 8 * self.unit
+            top = fails - self.unit if fails else max(guess, fits + self.unit)
+            guess = min(max(guess, fits + self.unit), top)
+            if guess == fits:
+                break
+            size = guess
+        return fits
+
+    def _on_line(self, points: dict[int, int], limit: int) -> int:
+        (a, low), (b, high) = sorted(points.items(), key=lambda point: abs(point[1] - limit))[:2]
+        slope = (high - low) / (b - a)
+        return int((a + (limit - low) / max(slope, 1.0)) // self.unit * self.unit)
+
+    def _by_cost(self) -> Iterator[Need]:
+        """Compiles them one by one, the cheapest first; which is cheap their traces tell."""
+        costs = {}
+        for remat in CANDIDATES:
+            experiment = replace(self.experiment, remat=remat)
+            known = self._known(experiment)
+            try:
+                costs[remat] = known["flops"] if known else matmul_flops(self._traced(experiment).jaxpr)
+            except UserError:
+                if remat == "none":
+                    raise
+        for remat in sorted(costs, key=lambda remat: costs[remat]):
+            need = self.need(remat)
+            if need is not None:
+                yield need
+
+    def _traced(self, experiment: Experiment) -> Any:
+        key = (experiment.remat, experiment.batch_size)
+        if key not in self._plans:
+            plan = Plan(experiment)
+            self._plans[key] = plan.train_step.trace(plan.state_like, plan.batch_like)
+        return self._plans[key]
+
+    def _file(self, experiment: Experiment) -> Path | None:
+        if self.cache is None:
+            return None
+        settings = config.encode(experiment)
+        settings = {name: value for name, value in settings.items() if name not in NO_MATTER}
+        device = jax.devices()[0]
+        about = (
+            settings,
+            device.device_kind,
+            self.devices,
+            jax.__version__,
+            device.client.platform_version,
+            _sources(),
+        )
+        return self.cache / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.json"
+
+    def _known(self, experiment: Experiment) -> dict[str, int] | None:
+        file = self._file(experiment)
+        return json.loads(file.read_text()) if file is not None and file.exists() else None
+
+    def _remember(self, experiment: Experiment, found: dict[str, int]) -> None:
+        file = self._file(experiment)
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            config.write_whole(file, json.dumps(found))
+
+
+def _held(leaf: Any) -> int:
+    """Bytes of an array on each device."""
+    part = leaf.sharding.shard_shape(leaf.shape)
+    size = leaf.dtype.itemsize
+    for side in part:
+        size *= side
+    return size
+
+
+def _sources() -> str:
+    """A digest of the code that decides what a step is."""
+    digest = hashlib.sha256()
+    for package in ("models", "losses", "paths", "samplers", "training", "data"):
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
