@@ -15,8 +15,8 @@ EXPERIMENT is a name (python train.py --list) or a file of your own (my.py). Bes
   --profile A:B   a trace of steps A to B by jax's profiler, in the run's folder (ui.perfetto.dev shows it)
   --preset NAME   other settings that the experiment's file holds, such as a paper's
   --plan-memory   print what a step needs under every checkpointing policy, and train nothing
-  --memory-limit SIZE   of each device (12GiB); by default what it has free. --remat auto and --batch-size auto choose the
-                  policy with the least recomputation and the largest batch within it
+  --memory-limit SIZE   of each device (12GiB); by default what it has free. Within it --remat auto takes the policy
+                  with the least recomputation, and --batch-size auto the largest batch
 
 A setting that is itself an object takes a name (--model.path cosine); its own settings follow (--model.path.s 0.01).
 """

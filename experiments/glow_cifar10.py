@@ -21,9 +21,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=TFDS(name="cifar10", flip=True),
     model=Flow(
-        bijection=Glow(
-            levels=3, steps=32, conditioner=ConvConditioner(width=512), remat="reversible(8)"
-        ),
+        bijection=Glow(levels=3, steps=32, conditioner=ConvConditioner(width=512), remat="reversible(8)"),
         preprocess=Unit(levels=256),
         dequantize=UniformDequantization(levels=256),
     ),

@@ -26,6 +26,11 @@ class Solution(NamedTuple):
 class Integrator(ABC):
     """Base of all integrators."""
 
+    @property
+    def equal_steps(self) -> bool:
+        """Whether its steps are the same whatever it solves, so that a batch may be solved as one state."""
+        return False
+
     @abstractmethod
     def __call__(
         self,

@@ -28,7 +28,10 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jax.extend.core import ClosedJaxpr, jaxpr_as_fun
+
+TURNS = "turns="
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -135,6 +138,7 @@ def revolved(body: Any, carry: Any, xs: Any, plan: Plan) -> tuple[Any, Any]:
     Raises:
       TypeError: the carry is not floating-point.
     """
+    n = len(plan.first)
     if not all(_floating(leaf) for leaf in jax.tree.leaves(carry)):
         raise TypeError("only a chain whose carry is floating-point can be gone through backwards by a plan")
     # Whatever the body closes over becomes an argument: a rule for gradients must not hold values being traced.
@@ -170,11 +174,16 @@ def revolved(body: Any, carry: Any, xs: Any, plan: Plan) -> tuple[Any, Any]:
         consts, xs = _joined(of_body, trained[0], given[0]), _joined(of_xs, trained[1], given[1])
         target, row_of = jnp.asarray(plan.target), jnp.asarray(plan.row)
 
+        # Steps that are taken again, by stretches: one to each state that is kept on the way, one to each step.
+        kept_states = int(np.sum(plan.end - plan.begin))
+        mean = (plan.steps - (n - 1)) / (n + kept_states)
+
         def go(h: Any, low: Any, high: Any) -> Any:
-            return jax.lax.fori_loop(low, high, lambda i, h: step(consts, h, _take(xs, i))[0], h)
+            return jax.lax.fori_loop(low, high, lambda i, h: step(consts, turning(h, mean), _take(xs, i))[0], h)
 
         def keep(e: Any, now: Any) -> Any:
             h, store, at = now
+            h = turning(h, kept_states / n)
             h = go(h, at, target[e])
             return h, _put(store, row_of[e], h), target[e]
 
@@ -191,7 +200,7 @@ def revolved(body: Any, carry: Any, xs: Any, plan: Plan) -> tuple[Any, Any]:
             return (store, h_bar, jax.tree.map(jnp.add, consts_bar, change)), x_bar
 
         places = {name: jnp.asarray(getattr(plan, name)) for name in ("start", "at", "begin", "end")}
-        rows = (places | {"i": jnp.arange(len(plan.first), dtype=jnp.int32)}, bars[1])
+        rows = (places | {"i": jnp.arange(n, dtype=jnp.int32)}, bars[1])
         zeros = jax.tree.map(jnp.zeros_like, trained[0])
         (_, h_bar, consts_bar), xs_bar = jax.lax.scan(turn, (store, bars[0], zeros), rows, reverse=True)
         return (consts_bar, xs_bar), h_bar, None
@@ -200,6 +209,12 @@ def revolved(body: Any, carry: Any, xs: Any, plan: Plan) -> tuple[Any, Any]:
     parts = [_parted(of_body, traced.consts), _parted(of_xs, leaves)]
     (carry, ys) = run(tuple(part[0] for part in parts), carry, tuple(part[1] for part in parts))
     return carry, ys
+
+
+def turning(h: Any, turns: float) -> Any:
+    """Has the body of a loop say how often it turns on average, where its trip count is data; training/flops.py."""
+    leaves, tree = jax.tree.flatten(h)
+    return tree.unflatten([checkpoint_name(leaves[0], f"{TURNS}{turns}"), *leaves[1:]])
 
 
 def _floating(leaf: Any) -> bool:

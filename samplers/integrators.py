@@ -54,6 +54,10 @@ class FixedStep(Integrator):
         if self.steps < 1 or self.method not in STAGES:
             raise ValueError(f"{self}: steps must be at least 1 and method one of {', '.join(STAGES)}")
 
+    @property
+    def equal_steps(self) -> bool:
+        return True
+
     def __call__(
         self,
         f: Field,

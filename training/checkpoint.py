@@ -52,7 +52,7 @@ class Store:
 
     def save(self, state: TrainState, progress: dict[str, Any]) -> None:
         """Begins a save; waits only for the one before and for the copy off the device."""
-        train = {"step": state.step, "params": state.params, "optimizer": state.optimizer}
+        train = _trained(state)
         items = {"average": {"params": state.average, "state": state.model}, "train": train, "progress": progress}
         self._checkpointer.save_checkpointables_async(int(state.step), items, force=True)
 
@@ -71,7 +71,7 @@ class Store:
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest readable checkpoint, laid out as `like` (shapes, dtypes, shardings); None if there is none."""
-        train = {"step": like.step, "params": like.params, "optimizer": like.optimizer}
+        train = _trained(like)
         average = {"params": like.average, "state": like.model}
 
         def load(step: int) -> tuple[TrainState, dict[str, Any]]:
@@ -83,6 +83,7 @@ class Store:
                 average=found["average"]["params"],
                 optimizer=found["train"]["optimizer"],
                 model=found["average"]["state"],
+                scaling=found["train"].get("scaling"),
             )
             _same_shapes(state, like)
             return state, found["progress"]
@@ -132,6 +133,12 @@ class Store:
         shutil.rmtree(target / str(step), ignore_errors=True)
         shutil.move(self.folder / str(step), target / str(step))
         self._checkpointer.reload()
+
+
+def _trained(state: TrainState) -> dict[str, Any]:
+    """What training alone goes on with."""
+    train = {"step": state.step, "params": state.params, "optimizer": state.optimizer}
+    return train if state.scaling is None else train | {"scaling": state.scaling}
 
 
 def _same_shapes(found: Any, like: Any) -> None:

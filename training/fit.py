@@ -55,7 +55,7 @@ def take_wishes(arguments: list[str], take: Callable[..., str | None]) -> Wishes
 
 def cache_folder() -> Path | None:
     """Where needs are remembered: beside the compiled programs; nowhere if these are not kept."""
-    folder = jax.config.jax_compilation_cache_dir
+    folder = jax.config.values["jax_compilation_cache_dir"]
     return Path(folder) / "memory" if folder else None
 
 

@@ -16,7 +16,8 @@ XLA's own `cost_analysis()` counts a loop's body once, whatever its trip count i
     scan         is its body times its length,
     cond         is its dearest branch,
     while        is its body times its trips where the jaxpr shows a counter that goes from a number to a number in
-                 equal steps, and its body once where it does not: what stops when the data say so is counted too low,
+                 equal steps, or where its body says their mean (models/revolve.py, `turning`); and its body once where
+                 neither is so: what stops when the data say so is counted too low,
     shard_map    is its body times the parts of the mesh that it is split over,
 
 and every other call is what it calls. What is traced is counted, whether XLA then leaves it out or not.
@@ -29,6 +30,8 @@ from typing import Any
 import jax
 import numpy as np
 from jax.extend import core
+
+from models.revolve import TURNS
 
 Known = Mapping[Any, int]  # variables of a jaxpr that are whole numbers known when it is traced
 COMPARED = {"lt": (1, 0), "le": (1, 1), "gt": (-1, 0), "ge": (-1, -1)}  # the counter's direction; the end's shift
@@ -58,8 +61,10 @@ def _equation(equation: Any, known: Known) -> int:
         return max(_call(branch, equation.invars[1:], known) for branch in params["branches"])
     if name == "while":
         trips = _trips(equation, known)
-        tests, turns = (1, 1) if trips is None else (trips + 1, trips)
-        return tests * _jaxpr(params["cond_jaxpr"].jaxpr, {}) + turns * _jaxpr(params["body_jaxpr"].jaxpr, {})
+        body = params["body_jaxpr"].jaxpr
+        if trips is None:
+            return round(_said(body) * _jaxpr(body, {})) + _jaxpr(params["cond_jaxpr"].jaxpr, {})
+        return (trips + 1) * _jaxpr(params["cond_jaxpr"].jaxpr, {}) + trips * _jaxpr(body, {})
     if name == "scan":
         return params["length"] * _jaxpr(params["jaxpr"].jaxpr, {})
     if name == "custom_linear_solve":  # its other functions are for its derivatives
@@ -154,6 +159,12 @@ def _trips(equation: Any, known: Known) -> int | None:
         if step and step * direction > 0:
             return len(range(start, stop + shift, step))
     return None
+
+
+def _said(body: Any) -> float:
+    """The mean number of turns that a loop's body says."""
+    names = [equation.params["name"] for equation in body.eqns if equation.primitive.name == "name"]
+    return next((float(name.removeprefix(TURNS)) for name in names if name.startswith(TURNS)), 1.0)
 
 
 def _compared(test: Any) -> Iterator[tuple[str, Any, Any]]:

@@ -55,12 +55,12 @@ def train(
     check_folder(experiment, folder)
     run.open(experiment, restart)
     store = Store(folder, experiment.checkpoints)
-    restored = store.restore(plan.state_like.packed())
+    restored = store.restore(plan.state_like)
     iterator = stream(plan.batches)
     if restored is None:
         state, progress = plan.initial(), {"position": iterator.get_state(), "seconds": 0.0, "loss": math.nan}
     else:
-        state, progress = restored[0].unpacked(plan.state_like), restored[1]
+        state, progress = restored
         iterator.set_state(progress["position"])
     first = int(state.step)
     run.forget_after(first)
@@ -227,7 +227,7 @@ def _kept(saved: int | None, store: Store) -> str:
 
 
 def _save(store: Store, state: TrainState, progress: dict[str, Any], saved: int | None) -> None:
-    _guarded(lambda: store.save(state.packed(), progress), store, saved)
+    _guarded(lambda: store.save(state, progress), store, saved)
 
 
 def _wait(store: Store, saved: int | None) -> None:

@@ -1,7 +1,7 @@
 """A run's folder: `config.json`, `checkpoints/`, `metrics.jsonl`, `tensorboard/`, `samples/`, `summary.json`.
 
-`evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step": of the checkpoint, "numbers": …}`,
-with `"features": their name` where the metric compares samples in features.
+`train.py --profile` adds `profile/`. `evaluate.py` adds `evaluation.json`: a list of `{"metric": its settings, "step":
+of the checkpoint, "numbers": …}`, with `"features": their name` where the metric compares samples in features.
 `pairs/` holds what a run of reflow has had this one draw (training/reflow.py), `codes/` what a second stage has had it
 encode (training/codes.py).
 """
@@ -29,7 +29,7 @@ from training.mesh import placed
 from training.step import named_key
 
 CONTENTS = (
-    *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples"),
+    *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples", "profile"),
     *("summary.json", "evaluation.json", "pairs", "codes"),
 )
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -24,16 +23,6 @@ class TrainState:
     optimizer: Any  # optax state
     model: Any  # the model's own `variables["state"]`
     scaling: Any = None  # of the loss (training/scaling.py), where it is scaled
-
-    def packed(self) -> "TrainState":
-        """As it is saved: what scales the loss goes with the optimiser, whose step it decides."""
-        if self.scaling is None:
-            return self
-        return replace(self, optimizer={"optimizer": self.optimizer, "scaling": self.scaling}, scaling=None)
-
-    def unpacked(self, like: "TrainState") -> "TrainState":
-        """The inverse of `packed`, for a state that is laid out as `like`."""
-        return self if like.scaling is None else replace(self, **self.optimizer)
 
 
 def initial_state(

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from models.flows.bijection import Bijection, Moved, Params
-from models.model import Condition, Net, label_of
+from models.flows.bijection import Bijection, Moved, Params, zeros
+from models.model import Condition, Net, label_of, wide
 from models.ode import Integrator, Solution
 from models.trace import Exact, Trace
 
@@ -61,10 +61,8 @@ class CNF(Bijection):
         return state["x"], state["logdet"]
 
     def pull(self, params: Params, z: Float[Array, "b *s"], condition: Condition = None) -> Float[Array, "b *s"]:
-        def one(z: Float[Array, "*s"], label: Int[Array, ""] | None) -> Any:
-            return self.integrator(lambda t, x: self._field(params, x, t, label), z, 1.0, 0.0, remat=self.remat).y
-
-        return jax.vmap(one)(_wide(z), self._label(condition))
+        field = lambda t, x, label: self._field(params, x, t, label)  # noqa: E731
+        return self._integrated(field, wide(z), (self._label(condition),), 1.0, 0.0).y
 
     def observe(
         self, params: Params, x: Float[Array, "b *s"], condition: Condition = None
@@ -88,27 +86,33 @@ class CNF(Bijection):
     ) -> Solution:
         """Eq. (1), (2) and, if asked, (4), (5) from t0 to t1."""
 
-        def one(x: Float[Array, "*s"], key: Key[Array, ""] | None, label: Int[Array, ""] | None) -> Solution:
-            vectors = self.trace.vectors(key, x)
+        def augmented(t: Float[Array, ""], state: Any, vectors: Any, label: Any) -> Any:
+            f = lambda x: self._field(params, x, t, label)  # noqa: E731
+            # Linearised: the net is called once, whatever it is pushed along.
+            u, push = jax.linearize(f, state["x"])
+            few = len(vectors) <= FEW
+            products = jnp.stack([push(v) for v in vectors]) if few else jax.vmap(push)(vectors)
+            slopes = {"x": u, "logdet": jnp.sum(vectors * products)}
+            if energies:
+                slopes["kinetic_energy"] = jnp.sum(u**2) / u.size
+                slopes["jacobian_energy"] = jnp.sum(products**2) / u.size
+            return slopes
 
-            def augmented(t: Float[Array, ""], state: Any) -> Any:
-                f = lambda x: self._field(params, x, t, label)  # noqa: E731
-                # Linearised: the net is called once, whatever it is pushed along.
-                u, push = jax.linearize(f, state["x"])
-                few = len(vectors) <= FEW
-                products = jnp.stack([push(v) for v in vectors]) if few else jax.vmap(push)(vectors)
-                slopes = {"x": u, "logdet": jnp.sum(vectors * products)}
-                if energies:
-                    slopes["kinetic_energy"] = jnp.sum(u**2) / x.size
-                    slopes["jacobian_energy"] = jnp.sum(products**2) / x.size
-                return slopes
+        x = wide(x)
+        vectors = jax.vmap(self.trace.vectors)((condition or {}).get("keys"), x)
+        names = ("logdet", "kinetic_energy", "jacobian_energy") if energies else ("logdet",)
+        start = {"x": x} | dict.fromkeys(names, zeros(x))
+        return self._integrated(augmented, start, (vectors, self._label(condition)), t0, t1)
 
-            names = ("logdet", "kinetic_energy", "jacobian_energy") if energies else ("logdet",)
-            return self.integrator(
-                augmented, {"x": x} | dict.fromkeys(names, jnp.zeros((), x.dtype)), t0, t1, remat=self.remat
-            )
-
-        return jax.vmap(one)(_wide(x), (condition or {}).get("keys"), self._label(condition))
+    def _integrated(self, field: Any, start: Any, told: Any, t0: Any, t1: Any) -> Solution:
+        """Of every example, field(t, state, *told): steps that are equal are taken by all together, others by each."""
+        if not self.integrator.equal_steps:
+            one = lambda state, told: self.integrator(lambda t, y: field(t, y, *told), state, t0, t1)  # noqa: E731
+            return jax.vmap(one)(start, told)
+        # Not under vmap: a plan of models/revolve.py would hold the gradient of the parameters for each example.
+        every = lambda t, y: jax.vmap(lambda y, told: field(t, y, *told))(y, told)  # noqa: E731
+        y, nfe, _ = self.integrator(every, start, t0, t1, remat=self.remat)
+        return Solution(y, jnp.full(jax.tree.leaves(y)[0].shape[:1], nfe))
 
     def _field(
         self, params: Params, x: Float[Array, "*s"], t: Float[Array, ""], label: Int[Array, ""] | None
@@ -120,7 +124,3 @@ class CNF(Bijection):
 
     def _label(self, condition: Condition) -> Int[Array, " b"] | None:
         return label_of(condition) if getattr(self.net, "num_classes", 0) else None
-
-
-def _wide(x: Float[Array, "b *s"]) -> Float[Array, "b *s"]:
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
