@@ -57,7 +57,8 @@ def main() -> None:
     span = parse_profile(profile) if profile is not None else None
     start()
     if wishes.table:
-        print("\n".join(table(experiment, name, wishes)))
+        for line in table(experiment, name, wishes):
+            print(line, flush=True)
         return
     if wishes:
         experiment = fitted(experiment, workdir, restart, wishes)

@@ -21,7 +21,7 @@ from training.optimizer import Optimizer
 experiment = Experiment(
     data=TFDS(name="cifar10", flip=True),
     model=Flow(
-        bijection=Glow(levels=3, steps=32, conditioner=ConvConditioner(width=512), remat="reversible(8)"),
+        bijection=Glow(levels=3, steps=32, conditioner=ConvConditioner(width=512)),
         preprocess=Unit(levels=256),
         dequantize=UniformDequantization(levels=256),
     ),
@@ -32,6 +32,7 @@ experiment = Experiment(
     steps=1_000_000,
     batch_size=64,
     ema=0.9995,
+    remat="reversible(8)",
     checkpoints=Checkpoints(every=5000),
     sample_every=10_000,
 )
@@ -40,11 +41,12 @@ tiny = replace(
     experiment,
     model=replace(
         experiment.model,
-        bijection=Glow(levels=3, steps=2, conditioner=ConvConditioner(width=4), remat="reversible(1)"),
+        bijection=Glow(levels=3, steps=2, conditioner=ConvConditioner(width=4)),
     ),
     metrics=(FlowLikelihood(examples=8, batch_size=8),),
     steps=2,
     batch_size=8,
+    remat="reversible(1)",
     log_every=1,
     sample_every=2,
     sample_count=4,

@@ -71,7 +71,7 @@ def parse_size(text: str) -> int:
         raise UserError(f"--memory-limit {text}: say a size such as 12GiB, 800MB or 1e9") from None
 
 
-def shown(size: float) -> str:
+def shown(size: float | int) -> str:
     """Bytes as `3.1 GiB`."""
     for unit in ("B", "KiB", "MiB", "GiB"):
         if abs(size) < 1024 or unit == "GiB":
@@ -159,32 +159,26 @@ class Planner:
     def largest_batch(self, remat: str, limit: int) -> int:
         """The largest batch whose step is within the limit, to one part in 32; 0 if none is.
 
-        The need is close to a straight line over the batch: two points lead near the end, and what is answered has been
-        compiled and does fit.
+        The need is close to a straight line over the batch, which begins at the state: two points lead near the end.
+        What is answered has been compiled, and fits.
         """
-        fits, fails = 0, 0
-        points: dict[int, int] = {}
-        size = self.unit
+        points = {0: self.state}
+        size = max(self.experiment.batch_size // self.unit, 1) * self.unit
         for _ in range(TRIES):
             need = self.need(remat, size)
             if need is None:
                 return 0
             points[size] = need.peak
-            fits, fails = (max(fits, size), fails) if need.peak <= limit else (fits, min(fails or size, size))
-            if fails and fails - fits <= max(self.unit, fits // CLOSE):
-                break
-            guess = self._on_line(points, limit) if len(points) > 1 else 8 * self.unit
-            top = fails - self.unit if fails else max(guess, fits + self.unit)
-            guess = min(max(guess, fits + self.unit), top)
-            if guess == fits:
+            fits = max(b for b, peak in points.items() if peak <= limit or b == 0)
+            fails = min((b for b, peak in points.items() if peak > limit), default=0)
+            guess = _on_line(points, limit) // self.unit * self.unit
+            guess = max(guess, fits + max(self.unit, fits // CLOSE // self.unit * self.unit))
+            if fails:
+                guess = min(guess, fails - max(self.unit, fails // CLOSE // self.unit * self.unit))
+            if guess <= fits or guess in points:
                 break
             size = guess
-        return fits
-
-    def _on_line(self, points: dict[int, int], limit: int) -> int:
-        (a, low), (b, high) = sorted(points.items(), key=lambda point: abs(point[1] - limit))[:2]
-        slope = (high - low) / (b - a)
-        return int((a + (limit - low) / max(slope, 1.0)) // self.unit * self.unit)
+        return max((b for b, peak in points.items() if peak <= limit), default=0)
 
     def _by_cost(self) -> Iterator[Need]:
         """Compiles them one by one, the cheapest first; which is cheap their traces tell."""
@@ -197,10 +191,7 @@ class Planner:
             except UserError:
                 if remat == "none":
                     raise
-        for remat in sorted(costs, key=lambda remat: costs[remat]):
-            need = self.need(remat)
-            if need is not None:
-                yield need
+        yield from filter(None, map(self.need, sorted(costs, key=lambda remat: costs[remat])))
 
     def _traced(self, experiment: Experiment) -> Any:
         key = (experiment.remat, experiment.batch_size)
@@ -234,6 +225,12 @@ class Planner:
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             config.write_whole(file, json.dumps(found))
+
+
+def _on_line(points: dict[int, int], limit: int) -> int:
+    """Where the line through the two points nearest to the limit meets it."""
+    (a, low), (b, high) = sorted(points.items(), key=lambda point: abs(point[1] - limit))[:2]
+    return int(a + (limit - low) / max((high - low) / (b - a), 1.0))
 
 
 def _held(leaf: Any) -> int:

@@ -9,6 +9,7 @@ from data.dataset import Batches
 from models.embedder import Embedder
 from models.flows.flow import Flow
 from models.language_model import OverTokens
+from models.remat import policy
 from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
@@ -76,6 +77,13 @@ class Plan:
                 metric.check(experiment.data)
         except (ValueError, TypeError, ArithmeticError, StopIteration) as error:
             raise UserError(str(error).strip() or f"{type(error).__name__} while building the experiment") from error
+        except NotImplementedError as error:  # what jax says of a backward pass that is to be differentiated forwards
+            if policy(experiment.remat, bijection=True).kind not in ("nested", "binomial", "reversible"):
+                raise
+            raise UserError(
+                f"remat={experiment.remat} has no forward-mode derivative, which this loss takes of its network; "
+                "full, group(k), sqrt, dots and names have"
+            ) from error
         whole = replicated(self.mesh)
         self.state_like = abstract(shapes, places)
         self.batch_like = abstract(batch, jax.tree.map(lambda _: self.batch_sharding, batch))
