@@ -112,7 +112,7 @@ def exponent(rows: list[dict[str, Any]], remat: str) -> str:
     if remat == "nested":
         slope = np.polyfit(np.emath.logn(LOG_BASE, depth), mib, 1)[0]
         return f"{slope:.2f} MiB a level"
-    return f"{np.polyfit(np.log(depth), np.log(mib), 1)[0]:.2f}"
+    return f"{round(np.polyfit(np.log(depth), np.log(mib), 1)[0], 2) + 0.0:.2f}"  # and no -0.00
 
 
 def said(name: str, rows: list[dict[str, Any]]) -> None:
@@ -138,24 +138,30 @@ def said(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], figure: Figure) -> None:
+    """Memory with its exponents, and time over that of `none`."""
     names = list(dict.fromkeys(row["chain"] for row in rows))
     for column, name in enumerate(names):
+        own = [row for row in rows if row["chain"] == name]
         memory = figure.add_subplot(2, len(names), 1 + column)
         clock = figure.add_subplot(2, len(names), 1 + column + len(names))
-        for remat in dict.fromkeys(row["remat"] for row in rows if row["chain"] == name):
-            own = [row for row in rows if (row["chain"], row["remat"]) == (name, remat)]
-            timed = [row for row in own if "seconds" in row]
+        plain = {row["depth"]: row.get("seconds") for row in own if row["remat"] == "none"}
+        for remat in dict.fromkeys(row["remat"] for row in own):
+            line = [row for row in own if row["remat"] == remat]
+            timed = [row for row in line if "seconds" in row]
             style = {"marker": "o", "markersize": 3.5, "linestyle": "--" if remat.startswith("rev") else "-"}
-            memory.loglog([row["depth"] for row in own], [row["mib"] for row in own], label=remat, **style)
-            clock.loglog([row["depth"] for row in timed], [row["seconds"] for row in timed], **style)
+            label = f"{remat}: {exponent(line, remat)}".replace(" MiB a level", "·log₄ n")
+            memory.loglog([row["depth"] for row in line], [row["mib"] for row in line], label=label, **style)
+            clock.semilogx([r["depth"] for r in timed], [r["seconds"] / plain[r["depth"]] for r in timed], **style)
         memory.set(title=name, ylabel="temporary memory, MiB" if column == 0 else "")
-        clock.set(xlabel="layers", ylabel="seconds a gradient" if column == 0 else "")
+        memory.set_ylim(top=100 * max(row["mib"] for row in own))
+        memory.legend(
+            fontsize=7.5, loc="upper left", ncols=2, title="policy: exponent from 64 layers on", title_fontsize=8
+        )
+        clock.set(xlabel="layers", ylabel="time of a gradient over none's" if column == 0 else "", ylim=(0, None))
         for axes, depths in ((memory, DEPTHS), (clock, TIMED)):
             axes.set_xticks(depths, [f"{depth:,}" for depth in depths])
             axes.minorticks_off()
             axes.grid(True, alpha=0.3)
-        if column == len(names) - 1:
-            memory.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.02, 0.5))
 
 
 def main() -> None:
@@ -175,7 +181,7 @@ def main() -> None:
     for name in dict.fromkeys(row["chain"] for row in rows):
         said(name, [row for row in rows if row["chain"] == name])
     if options.plot:
-        figure = Figure(figsize=(13, 6.5), layout="constrained")
+        figure = Figure(figsize=(13, 7.5), layout="constrained")
         draw(rows, figure)
         figure.savefig(options.plot, dpi=110)
 
