@@ -39,7 +39,6 @@ OF_BIJECTIONS = "reversible, reversible(k)"
 NUMBERED = {"group": True, "nested": False, "binomial": True, "reversible": False}  # and whether it must be said
 LOG_BASE = 4  # of (7)
 EVEN = 1.2  # memory over the least, up to which segments of (6) are all of one length
-FUSED = 1.5  # and up to which (4) is taken: a single step's activations the compiler partly never stores
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,12 +183,10 @@ def _in_segments(run: Body, carry: Any, xs: Any, n: int, k: int) -> tuple[Any, A
 
 
 def segment_length(n: int, c: int, a: int) -> int:
-    """k of eq. (6): 1 or a divisor of n, unless these need much more memory than the best k does."""
+    """k of eq. (6): a divisor of n, unless these need much more memory than the best k does."""
     memory = lambda k: -(-n // k) * c + k * a  # noqa: E731
     best = min(range(1, n + 1), key=memory)
     even = min((k for k in range(1, n + 1) if n % k == 0), key=memory)
-    if memory(1) <= FUSED * memory(best):
-        return 1
     return even if memory(even) <= EVEN * memory(best) else best
 
 
