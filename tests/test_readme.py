@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from training.cli import experiment_names, load_experiment, parse, take
+from training.fit import take_wishes
 from training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,8 @@ def test_the_commands_settings_exist():
     for name, arguments in commands:
         flags = [a for a in shlex.split(arguments) if a not in ("--help",)]
         take(flags, "--workdir", has_value=True)
+        take(flags, "--profile", has_value=True)
+        take_wishes(flags, take)
         preset = take(flags, "--preset", has_value=True)
         parse(load_experiment(name, preset=preset), flags, "train.py")
 
