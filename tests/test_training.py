@@ -48,7 +48,10 @@ def assert_close(a, b, rtol=1e-4, atol=1e-5):
         np.testing.assert_allclose(np.asarray(x), np.asarray(y), rtol=rtol, atol=atol)
 
 
-@pytest.mark.parametrize("experiment", [digits, toy], ids=["digits", "toy"])
+PLANNED = replace(digits, model=Denoiser(net=MLP(width=32, depth=6), path=digits.model.path), remat="nested(2)")
+
+
+@pytest.mark.parametrize("experiment", [digits, toy, PLANNED], ids=["digits", "toy", "planned reversal"])
 def test_one_device_equals_eight(experiment):
     """Losses to 1e-5, parameters to 1e-4 relative: only the order of sums differs."""
     one, eight = (steps(replace(experiment, mesh=Mesh(data=n))) for n in (1, 8))
