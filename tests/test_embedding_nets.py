@@ -360,7 +360,7 @@ def test_stacked_statistics_are_those_of_a_loop(depth, train):
     np.testing.assert_array_equal(fresh["batch_stats"]["blocks"]["norm"]["var"], np.ones((depth, 3)))
     variables = moved(fresh)
     how = {"train": train, "rngs": {"dropout": jax.random.key(3)}, "mutable": ["batch_stats"]}
-    (last, every), after = Stack(block, depth).apply(variables, h, c, **how)
+    (last, every), after = Stack(block, depth, every=True).apply(variables, h, c, **how)
     for i in range(depth):
         own = {name: unit_of(tree, i) for name, tree in variables.items()}
         h, stats = block.apply(own, h, c, **how)
