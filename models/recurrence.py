@@ -101,6 +101,7 @@ def over_time(
     xs: Any,
     prepare: Prepare = lambda xs: xs,
     *,
+    dtype: Any = None,
     reverse: bool = False,
     remat: str | None = None,
     window: int = 0,
@@ -111,6 +112,8 @@ def over_time(
       xs: what the steps are made from, stacked on the leading axis.
       prepare: from xs, of any number of steps, to x_t and a_t of `recur`. What it makes is many times as wide as what
         it is made from; where steps are computed again, it is made again with them.
+      dtype: of the products y_t·U; None is U's own. U is cast within a step or a segment, so that what these add to its
+        gradient is summed in its own.
       reverse: from the last step to the first.
       remat: gradient checkpointing, models/remat.py. A segment of steps keeps its one product (2); policies of single
         steps add to an array of U's size at every step.
@@ -118,12 +121,16 @@ def over_time(
         before it (Williams & Peng 1990); 0 cuts nowhere.
     """
 
+    def cast() -> Weights:
+        return {name: u.astype(dtype or u.dtype) for name, u in weights.items()}
+
     def many(carry: Any, part: Any) -> tuple[Any, Any]:
-        return recur(cell, params, weights, carry, prepare(part))
+        return recur(cell, params, cast(), carry, prepare(part))
 
     def one(carry: Any, part: Any) -> tuple[Any, Any]:
         x, added = jax.tree.map(lambda leaf: leaf[0], prepare(jax.tree.map(lambda leaf: leaf[None], part)))
-        return cell(lambda name, y: named(y @ weights[name] + added[name], "gates"), params, carry, x)
+        own = cast()
+        return cell(lambda name, y: named(y @ own[name] + added[name], "gates"), params, carry, x)
 
     def run(carry: Any, part: Any) -> tuple[Any, Any]:
         return checkpointed_scan(one, carry, part, remat, run=many)

@@ -138,10 +138,11 @@ class Recurrent(Backbone):
         return over_time(
             cell,
             params,
-            {part: kernel.astype(dtype) for part, kernel in u.items()},
+            u,
             carry,
             (x, valid),
             prepare,
+            dtype=dtype,
             reverse=name.startswith("backwards"),
             remat=self.remat,
             window=self.window,
