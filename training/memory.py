@@ -41,10 +41,8 @@ CANDIDATES = (
     "binomial(4)",
 )
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
-NO_MATTER = ("seed", "steps", "sampler", "metrics", "initial", "teacher", "checkpoints", "ema")
 CLOSE = 32  # the largest batch is found to one part in so many
 TRIES = 12
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,24 +113,14 @@ class Planner:
     def need(self, remat: str, batch_size: int | None = None) -> Need | None:
         """Of one policy; None where the model cannot be differentiated by it."""
         size = batch_size or self.experiment.batch_size
-        experiment = replace(self.experiment, remat=remat, batch_size=size)
-        found = self._known(experiment)
-        if found is None:
-            try:
-                traced = self._traced(experiment)
-            except UserError:
-                if remat == "none":
-                    raise
-                return None  # bijections' policies, or plans that have no forward mode (models/revolve.py)
-            memory: Any = traced.lower().compile().memory_analysis()
-            results = memory.output_size_in_bytes - memory.alias_size_in_bytes
-            found = {
-                "peak": memory.argument_size_in_bytes + results + memory.temp_size_in_bytes,
-                "temporary": memory.temp_size_in_bytes,
-                "flops": matmul_flops(traced.jaxpr),
-            }
-            self._remember(experiment, found)
-        return Need(remat=remat, batch_size=size, **found)
+        try:
+            traced = self._traced(replace(self.experiment, remat=remat, batch_size=size))
+        except UserError:
+            if remat == "none":
+                raise
+            return None  # bijections' policies, or plans that have no forward mode (models/revolve.py)
+        peak, temporary = self._compiled(traced.lower())
+        return Need(remat=remat, batch_size=size, peak=peak, temporary=temporary, flops=matmul_flops(traced.jaxpr))
 
     def table(self) -> list[Need]:
         """Every policy that fits the model, the least recomputation first."""
@@ -184,10 +172,8 @@ class Planner:
         """Compiles them one by one, the cheapest first; which is cheap their traces tell."""
         costs = {}
         for remat in CANDIDATES:
-            experiment = replace(self.experiment, remat=remat)
-            known = self._known(experiment)
             try:
-                costs[remat] = known["flops"] if known else matmul_flops(self._traced(experiment).jaxpr)
+                costs[remat] = matmul_flops(self._traced(replace(self.experiment, remat=remat)).jaxpr)
             except UserError:
                 if remat == "none":
                     raise
@@ -200,31 +186,30 @@ class Planner:
             self._plans[key] = plan.train_step.trace(plan.state_like, plan.batch_like)
         return self._plans[key]
 
-    def _file(self, experiment: Experiment) -> Path | None:
-        if self.cache is None:
-            return None
-        settings = config.encode(experiment)
-        settings = {name: value for name, value in settings.items() if name not in NO_MATTER}
-        device = jax.devices()[0]
-        about = (
-            settings,
-            device.device_kind,
-            self.devices,
-            jax.__version__,
-            device.client.platform_version,
-            _sources(),
-        )
-        return self.cache / f"{hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]}.json"
-
-    def _known(self, experiment: Experiment) -> dict[str, int] | None:
-        file = self._file(experiment)
-        return json.loads(file.read_text()) if file is not None and file.exists() else None
-
-    def _remember(self, experiment: Experiment, found: dict[str, int]) -> None:
-        file = self._file(experiment)
+    def _compiled(self, lowered: Any) -> tuple[int, int]:
+        """Peak and temporary bytes; remembered by the program itself, the device and the compiler."""
+        file = None
+        if self.cache is not None:
+            device = jax.devices()[0]
+            about = (
+                lowered.as_text(),
+                device.device_kind,
+                self.devices,
+                jax.__version__,
+                device.client.platform_version,
+            )
+            file = self.cache / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.json"
+            if file.exists():
+                found = json.loads(file.read_text())
+                return found["peak"], found["temporary"]
+        memory: Any = lowered.compile().memory_analysis()
+        results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+        found = {"peak": memory.argument_size_in_bytes + results + memory.temp_size_in_bytes}
+        found["temporary"] = memory.temp_size_in_bytes
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             config.write_whole(file, json.dumps(found))
+        return found["peak"], found["temporary"]
 
 
 def _on_line(points: dict[int, int], limit: int) -> int:
@@ -240,12 +225,3 @@ def _held(leaf: Any) -> int:
     for side in part:
         size *= side
     return size
-
-
-def _sources() -> str:
-    """A digest of the code that decides what a step is."""
-    digest = hashlib.sha256()
-    for package in ("models", "losses", "paths", "samplers", "training", "data"):
-        for path in sorted((ROOT / package).rglob("*.py")):
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
