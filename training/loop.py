@@ -29,7 +29,7 @@ from training.picture import picture, save_png, texts, write_texts
 from training.plan import Plan
 from training.run import Run
 from training.state import TrainState, state_digest
-from training.telemetry import Profile, told_by
+from training.telemetry import Profile, told_by, without_remat
 
 EXIT_STATUS = {signal.SIGINT: 0, signal.SIGTERM: 143}
 
@@ -189,7 +189,8 @@ def evaluation_of(
             drawn = samples(n)
         return drawn[:n]
 
-    return Evaluation(model, variables, data, draw)
+    # A metric may differentiate forwards, for which not every policy has a rule; and none of them is needed.
+    return Evaluation(without_remat(model), variables, data, draw)
 
 
 def measure(plan: Plan, state: TrainState) -> dict[str, float]:

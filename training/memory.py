@@ -42,7 +42,8 @@ CANDIDATES = (
 )
 UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 CLOSE = 32  # the largest batch is found to one part in so many
-TRIES = 12
+TRIES = 16
+GROWTH = 8  # from a batch that fits to the next that is tried, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,20 +153,30 @@ class Planner:
         """
         points = {0: self.state}
         size = max(self.experiment.batch_size // self.unit, 1) * self.unit
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
             need = self.need(remat, size)
             if need is None:
                 return 0
             points[size] = need.peak
-            fits = max(b for b, peak in points.items() if peak <= limit or b == 0)
+            fits = max((b for b, peak in points.items() if peak <= limit), default=0)
             fails = min((b for b, peak in points.items() if peak > limit), default=0)
-            guess = _on_line(points, limit) // self.unit * self.unit
-            guess = max(guess, fits + max(self.unit, fits // CLOSE // self.unit * self.unit))
-            if fails:
-                guess = min(guess, fails - max(self.unit, fails // CLOSE // self.unit * self.unit))
-            if guess <= fits or guess in points:
+            near = max(self.unit, fits // CLOSE // self.unit * self.unit)
+            if fails and fails - fits <= near:
                 break
-            size = guess
+            if (
+                fails
+            ):  # between the two by the line and by halves in turn: the need is flat where the state is most of it
+                guess = (
+                    _on_line({b: points.get(b, 0) for b in (fits, fails)}, limit)
+                    if attempt % 2
+                    else (fits + fails) // 2
+                )
+                guess = min(max(guess, fits + near), fails - self.unit)
+            else:
+                guess = min(max(_on_line(points, limit), fits + near), GROWTH * size)
+            size = max(guess // self.unit, 1) * self.unit
+            if size in points:
+                break
         return max((b for b, peak in points.items() if peak <= limit), default=0)
 
     def _by_cost(self) -> Iterator[Need]:

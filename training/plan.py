@@ -9,7 +9,6 @@ from data.dataset import Batches
 from models.embedder import Embedder
 from models.flows.flow import Flow
 from models.language_model import OverTokens
-from models.remat import policy
 from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
@@ -78,11 +77,11 @@ class Plan:
         except (ValueError, TypeError, ArithmeticError, StopIteration) as error:
             raise UserError(str(error).strip() or f"{type(error).__name__} while building the experiment") from error
         except NotImplementedError as error:  # what jax says of a backward pass that is to be differentiated forwards
-            if policy(experiment.remat, bijection=True).kind not in ("nested", "binomial", "reversible"):
+            if "custom_lin" not in str(error):
                 raise
             raise UserError(
-                f"remat={experiment.remat} has no forward-mode derivative, which this loss takes of its network; "
-                "full, group(k), sqrt, dots and names have"
+                "nested, binomial and reversible have no forward-mode derivative, which this loss takes of the model "
+                f"(remat={experiment.remat}); full, group(k), sqrt, dots and names have"
             ) from error
         whole = replicated(self.mesh)
         self.state_like = abstract(shapes, places)
