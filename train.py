@@ -45,7 +45,7 @@ def main() -> None:
     profile = take(arguments, "--profile", has_value=True)
     if tiny and preset:
         raise UserError("--tiny and --preset are two forms of an experiment: choose one")
-    wishes = take_wishes(arguments, take)
+    wishes = take_wishes(arguments)
     experiment = parse(load_experiment(name, tiny, preset), arguments, f"train.py {name}", USAGE)
     form = "_tiny" if tiny else f"_{preset}" if preset else ""
     workdir = Path(folder or Path("runs") / (Path(name).stem + form))

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.remat import checkpointed_scan, named
+from models.remat import checkpointed_scan, in_parts, named
 
 Weights = Mapping[str, Float[Array, "f g"]]
 Added = Mapping[str, Float[Array, "t b g"]]
@@ -138,22 +138,7 @@ def over_time(
     backwards = lambda tree: jax.tree.map(lambda leaf: leaf[::-1], tree) if reverse else tree  # noqa: E731
     if window:
         cut = lambda carry, part: run(jax.lax.stop_gradient(carry), part)  # noqa: E731
-        carry, outputs = _in_parts(cut, window, carry, backwards(xs))
+        carry, outputs = in_parts(cut, window, carry, backwards(xs))
     else:
         carry, outputs = run(carry, backwards(xs))
     return carry, backwards(outputs)
-
-
-def _in_parts(run: Callable[[Any, Any], tuple[Any, Any]], length: int, carry: Any, xs: Any) -> tuple[Any, Any]:
-    """`run` over one part of `length` steps after another; the last may be shorter."""
-    steps = jax.tree.leaves(xs)[0].shape[0]
-    if length >= steps:
-        return run(carry, xs)
-    count, whole = steps // length, steps - steps % length
-    parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(count, length, *leaf.shape[1:]), xs)
-    carry, outputs = jax.lax.scan(run, carry, parts)
-    outputs = jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), outputs)
-    if whole < steps:
-        carry, last = run(carry, jax.tree.map(lambda leaf: leaf[whole:], xs))
-        outputs = jax.tree.map(lambda *pair: jnp.concatenate(pair), outputs, last)
-    return carry, outputs

@@ -16,21 +16,20 @@ results: they are there in any case.
     (9) reversible      c, or c·n/k with reversible(k)          n inverses of bijections, models/flows/stacked.py
 
 In (7) m is ⌈log₄ n⌉ where it is not said: memory as log n, time as n·log n. (1)–(6) can be differentiated in either
-mode and again; (7) and (8) in reverse mode alone. In (3), `offload` keeps activations in the host's memory.
+mode and again; (7)–(9) once, in reverse mode. In (3), `offload` keeps activations in the host's memory.
 """
 
 import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from models.revolve import Plan, binomial, nested, revolved
+from models.revolve import Reversal, binomial, nested, revolved
 
 Body = Callable[[Any, Any], tuple[Any, Any]]
 NAMES = ("attention", "conv", "gates", "hidden")  # of activations: `named` marks them in the networks
@@ -44,8 +43,6 @@ EVEN = 1.2  # memory over the least, up to which segments of (6) are all of one 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
     """One row of the table above, as it was spelt."""
-
-    NAME: ClassVar[str] = ""  # nets and experiments hold its spelling
 
     kind: str
     number: int = 0  # k, m or s; 0 is "not said"
@@ -104,35 +101,55 @@ def checkpointed_scan(
 
     Raises:
       ValueError: the policy is unknown.
-      TypeError: nested or binomial, and a carry that is not floating-point.
+      TypeError: nested or binomial, and a carry that is not floating-point, or changes its type.
     """
-    chosen = policy(remat)
-    n = jax.tree.leaves(xs)[0].shape[0] if length is None else length
+    chosen, carry = policy(remat), jax.tree.map(jnp.asarray, carry)
+    if not jax.tree.leaves(xs):  # a chain that is told nothing but h
+        told_nothing = body
+        xs, body = jnp.arange(length or 0), lambda carry, _: told_nothing(carry, None)
+    n = jax.tree.leaves(xs)[0].shape[0]
     if chosen.kind == "none" and run is not None:
         return run(carry, xs)
     if n == 1:  # f may then change the carry's shape
         only = body if chosen.kind == "none" else jax.checkpoint(body, policy=_saved(chosen))
         carry, y = only(carry, jax.tree.map(lambda leaf: leaf[0], xs))
         return carry, jax.tree.map(lambda leaf: leaf[None], y)
-    if chosen.kind == "none":
-        return jax.lax.scan(body, carry, xs, length=length, unroll=min(unroll, n))
+    if chosen.kind == "none" or n == 0:
+        return jax.lax.scan(body, carry, xs, unroll=max(min(unroll, n), 1))
     if chosen.kind in ("nested", "binomial"):
-        return revolved(body, carry, xs, _plan(chosen, n))
+        return revolved(body, carry, xs, _reversal(chosen, n))
     k = chosen.number if chosen.kind == "group" else 1
     if chosen.kind == "sqrt":
         k = segment_length(n, *bytes_kept(body, carry, jax.tree.map(lambda leaf: leaf[0], xs)))
     if k > 1:
-        return _in_segments(run or partial(_scan, body), carry, xs, n, min(k, n))
-    # Inside a loop of two turns or more XLA cannot merge the recomputation with the forward pass, so the guard against
-    # it would only cost time.
-    return jax.lax.scan(jax.checkpoint(body, policy=_saved(chosen), prevent_cse=False), carry, xs, length=length)
+        whole = run or (lambda carry, part: jax.lax.scan(body, carry, part))
+        # A loop of two turns or more keeps XLA from merging the recomputation with the forward pass; the guard against
+        # that would only cost time there.
+        return in_parts(jax.checkpoint(whole, prevent_cse=False), k, carry, xs, jax.checkpoint(whole))
+    return jax.lax.scan(jax.checkpoint(body, policy=_saved(chosen), prevent_cse=False), carry, xs)
 
 
-def _scan(body: Body, carry: Any, xs: Any) -> tuple[Any, Any]:
-    return jax.lax.scan(body, carry, xs)
+def in_parts(run: Body, length: int, carry: Any, xs: Any, alone: Body | None = None) -> tuple[Any, Any]:
+    """A chain as one part of `length` steps after another; the last may be shorter.
+
+    Args:
+      alone: in place of `run`, for parts that are not turns of a loop.
+    """
+    alone = alone or run
+    n = jax.tree.leaves(xs)[0].shape[0]
+    count, whole = n // length, n - n % length
+    outputs = []
+    if count > 1:
+        parts = jax.tree.map(lambda leaf: leaf[:whole].reshape(count, length, *leaf.shape[1:]), xs)
+        carry, ys = jax.lax.scan(run, carry, parts)
+        outputs.append(jax.tree.map(lambda leaf: leaf.reshape(whole, *leaf.shape[2:]), ys))
+    for begin in range(whole if count > 1 else 0, n, length):
+        carry, ys = alone(carry, jax.tree.map(lambda leaf: leaf[begin : begin + length], xs))  # noqa: B023, called here
+        outputs.append(ys)
+    return carry, jax.tree.map(lambda *ys: jnp.concatenate(ys), *outputs) if len(outputs) > 1 else outputs[0]
 
 
-def _plan(chosen: Policy, n: int) -> Plan:
+def _reversal(chosen: Policy, n: int) -> Reversal:
     if chosen.kind == "binomial":
         return binomial(n, min(chosen.number, n))
     return nested(n, chosen.number or max(1, math.ceil(math.log(n, LOG_BASE) - 1e-9)))
@@ -148,7 +165,7 @@ def passes(spelling: str, n: int) -> int:
     if chosen.kind in ("dots", "names"):
         raise ValueError(f"{spelling} computes parts of f again, which parts f says")
     if chosen.kind in ("nested", "binomial"):
-        return _plan(chosen, n).steps + 1 if n > 1 else n
+        return _reversal(chosen, n).steps + 1 if n > 1 else n
     return 0 if chosen.kind == "none" else n
 
 
@@ -165,21 +182,6 @@ def _saved(chosen: Policy) -> Any:
             offload_dst="pinned_host",
         )
     return policies.save_only_these_names(*chosen.save) if chosen.kind == "names" else None
-
-
-def _in_segments(run: Body, carry: Any, xs: Any, n: int, k: int) -> tuple[Any, Any]:
-    """Eq. (5); the last segment may be shorter."""
-    count, rest = divmod(n, k)
-    outputs = []
-    if count > 1:
-        parts = jax.tree.map(lambda leaf: leaf[: n - rest].reshape(count, k, *leaf.shape[1:]), xs)
-        carry, ys = jax.lax.scan(jax.checkpoint(run, prevent_cse=False), carry, parts)
-        outputs.append(jax.tree.map(lambda leaf: leaf.reshape(count * k, *leaf.shape[2:]), ys))
-    left = rest + (k if count == 1 else 0)
-    if left:
-        carry, ys = jax.checkpoint(run)(carry, jax.tree.map(lambda leaf: leaf[n - left :], xs))
-        outputs.append(ys)
-    return carry, jax.tree.map(lambda *parts: jnp.concatenate(parts), *outputs) if len(outputs) > 1 else outputs[0]
 
 
 def segment_length(n: int, c: int, a: int) -> int:

@@ -23,7 +23,7 @@ import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,10 +35,8 @@ TURNS = "turns="
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
+class Reversal:
     """A reversal of n steps as a table."""
-
-    NAME: ClassVar[str] = ""
 
     slots: int  # states kept at a time; row `slots` of their store is the state that is being worked on
     first: np.ndarray  # [n] the row into which the forward pass puts h_i
@@ -51,7 +49,7 @@ class Plan:
     steps: int  # taken in all: P or N
 
 
-def _planned(n: int, slots: int, events: Iterator[tuple[str, int]]) -> Plan:
+def _planned(n: int, slots: int, events: Iterator[tuple[str, int]]) -> Reversal:
     """From the order in which states are kept (`store`), let go (`free`) and used (`back`)."""
     rows, free = {0: 0}, list(range(slots - 1, 0, -1))
     first = np.full(n, slots)
@@ -81,11 +79,11 @@ def _planned(n: int, slots: int, events: Iterator[tuple[str, int]]) -> Plan:
             waiting, sweeping = len(target), False
     arrays = {name: np.asarray(values, np.int32) for name, values in table.items()}
     kept = {"target": np.asarray(target or [0], np.int32), "row": np.asarray(row or [0], np.int32)}
-    return Plan(slots=slots, first=first.astype(np.int32), steps=steps, **arrays, **kept)
+    return Reversal(slots=slots, first=first.astype(np.int32), steps=steps, **arrays, **kept)
 
 
 @functools.cache
-def binomial(n: int, slots: int) -> Plan:
+def binomial(n: int, slots: int) -> Reversal:
     """Eq. (1)."""
 
     def reverse(low: int, high: int, spare: int) -> Iterator[tuple[str, int]]:
@@ -102,8 +100,9 @@ def binomial(n: int, slots: int) -> Plan:
 
 
 @functools.cache
-def nested(n: int, levels: int) -> Plan:
-    """Eq. (3): `levels` levels of parts, as few parts each as will do."""
+def nested(n: int, levels: int) -> Reversal:
+    """Eq. (3): `levels` levels of parts, as few parts each as will do; no more levels than halving takes."""
+    levels = min(levels, max(1, (n - 1).bit_length()))
     parts = next(b for b in range(1, n + 1) if b**levels >= n)
 
     def reverse(low: int, high: int, level: int) -> Iterator[tuple[str, int]]:
@@ -132,18 +131,20 @@ def _cut(n: int, slots: int) -> int:
     return min(range(1, n), key=lambda m: m + least_steps(n - m, slots - 1) + least_steps(m, slots))
 
 
-def revolved(body: Any, carry: Any, xs: Any, plan: Plan) -> tuple[Any, Any]:
+def revolved(body: Any, carry: Any, xs: Any, plan: Reversal) -> tuple[Any, Any]:
     """`lax.scan(body, carry, xs)`, its gradient by the plan. Reverse mode, once.
 
     Raises:
-      TypeError: the carry is not floating-point.
+      TypeError: the carry is not floating-point, or the body changes its type.
     """
     n = len(plan.first)
     if not all(_floating(leaf) for leaf in jax.tree.leaves(carry)):
         raise TypeError("only a chain whose carry is floating-point can be gone through backwards by a plan")
     # Whatever the body closes over becomes an argument: a rule for gradients must not hold values being traced.
     traced, shapes = jax.make_jaxpr(body, return_shape=True)(carry, _take(xs, 0))
-    carry = jax.tree.map(lambda leaf, out: jnp.asarray(leaf, out.dtype), carry, shapes[0])
+    kinds = [[(leaf.shape, leaf.dtype) for leaf in jax.tree.leaves(tree)] for tree in (carry, shapes[0])]
+    if kinds[0] != kinds[1]:
+        raise TypeError(f"a chain's carry must stay as it is: {kinds[0]} became {kinds[1]}")
     leaves, tree = jax.tree.flatten(xs)
     of_body, of_xs = [_floating(leaf) for leaf in traced.consts], [_floating(leaf) for leaf in leaves]
 

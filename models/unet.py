@@ -79,18 +79,12 @@ class ResBlock(nn.Module):
 class UpBlock(nn.Module):
     """`ResBlock` of h and a skip connection side by side."""
 
-    channels: int
-    heads: int
-    dropout: float
-    scale_shift: bool
-    dtype: str | None
+    block: ResBlock
 
-    @nn.compact
     def __call__(
         self, h: Image, skip: Float[Array, "b h w _"], c: Float[Array, "b f"], train: bool = False
     ) -> Float[Array, "b h w channels"]:
-        settings = (self.channels, self.heads, self.dropout, self.scale_shift, self.dtype)
-        return ResBlock(*settings, name="block")(jnp.concatenate([h, skip], axis=-1), c, train)
+        return self.block(jnp.concatenate([h, skip], axis=-1), c, train)
 
 
 class UNet(Net):
@@ -119,13 +113,15 @@ class UNet(Net):
             raise ValueError(f"the U-Net takes images of at least 8x8, got {x.shape[1]}x{x.shape[2]}")
         c = Conditioning(4 * self.width, self.width, self.num_classes, name="conditioning")(noise, label, interval)
 
+        def residual(channels: int, heads: int) -> ResBlock:
+            return ResBlock(channels, heads, self.dropout, self.scale_shift, self.dtype, parent=None)
+
         def run(h: jax.Array, channels: int, depth: int, heads: int, name: str) -> tuple[jax.Array, list[jax.Array]]:
-            block = ResBlock(channels, heads, self.dropout, self.scale_shift, self.dtype, parent=None)
-            h, every = Stack(block, depth, self.remat, every=True, name=name)(h, c, train=train)
+            h, every = Stack(residual(channels, heads), depth, self.remat, every=True, name=name)(h, c, train=train)
             return h, list(every if every is not None else ())
 
         def climb(h: jax.Array, channels: int, skips: list[jax.Array], heads: int, name: str) -> jax.Array:
-            block = UpBlock(channels, heads, self.dropout, self.scale_shift, self.dtype, parent=None)
+            block = UpBlock(residual(channels, heads), parent=None)
             return Stack(block, len(skips), self.remat, name=name)(h, c, each=jnp.stack(skips), train=train)[0]
 
         h = wide(nn.Conv(self.width, (3, 3), dtype=self.dtype, name="in")(x))

@@ -44,7 +44,7 @@ STAGES = {"euler": 1, "heun": 2, "rk4": 4}
 class FixedStep(Integrator):
     """So many equal steps: order 1 (euler), 2 (heun) or 4 (rk4). Forward- and reverse-differentiable.
 
-    Unless it is told otherwise, the backward pass keeps one state a step and evaluates f there again (1604.06174).
+    Where `remat` says nothing, the backward pass keeps one state a step and evaluates f there again (1604.06174).
     """
 
     method: Literal["euler", "heun", "rk4"] = "rk4"  # costs 1, 2 or 4 evaluations a step

@@ -11,6 +11,7 @@ from PIL import Image
 from data.pixels import to_model_space
 from losses.likelihood import NegativeLogLikelihood
 from models.flows.bijection import Bijection, Chain, Identity, zeros
+from models.flows.cnf import CNF
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
 from models.flows.dequantization import UniformDequantization
@@ -21,7 +22,9 @@ from models.flows.masks import Checkerboard, Halves
 from models.flows.permutations import Reverse
 from models.flows.priors import ClassNormal, Logistic, Normal
 from models.flows.reshaping import Squeeze, Vectors
+from models.mlp import MLP
 from samplers.flow import AscentInpainting, AttributeEdit, FlowSampler, Interpolation, attribute_direction
+from samplers.integrators import Adaptive
 from samplers.sampler import sample_keys
 from tests.flows import perturbed
 from tests.test_guidance import sample_py, trained
@@ -179,6 +182,9 @@ def test_precision_reaches_every_network_of_a_flow():
     parts = experiment.resolved_model().bijection.parts
     assert {parts[0].net.dtype, parts[3].bijection.parts[1].net.dtype} == {"bfloat16"}
     assert (parts[0].remat, parts[0].net.remat) == ("full", "none")  # of the integrator's steps, and nothing within
+    flow = load_experiment("ffjord_toy").model
+    adaptive = replace(experiment, model=replace(flow, bijection=CNF(net=MLP(width=4), integrator=Adaptive())))
+    assert adaptive.resolved_model().bijection.net.remat == "full"  # whose steps are no chain
 
 
 def test_glow_cifar10_is_the_papers_size():

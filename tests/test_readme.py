@@ -29,7 +29,7 @@ def test_the_commands_settings_exist():
         flags = [a for a in shlex.split(arguments) if a not in ("--help",)]
         take(flags, "--workdir", has_value=True)
         take(flags, "--profile", has_value=True)
-        take_wishes(flags, take)
+        take_wishes(flags)
         preset = take(flags, "--preset", has_value=True)
         parse(load_experiment(name, preset=preset), flags, "train.py")
 

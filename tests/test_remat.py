@@ -385,6 +385,22 @@ def test_a_name_that_nothing_has_and_a_policy_of_others():
     assert policy(" names(save=conv, offload=hidden+gates) ").offload == ("hidden", "gates")
     with pytest.raises(TypeError, match="floating-point"):
         checkpointed_scan(lambda i, x: (i + 1, x), jnp.zeros((), jnp.int32), jnp.ones(4), "nested")
+    with pytest.raises(TypeError, match="must stay as it is"):
+        checkpointed_scan(lambda h, x: (h.astype(jnp.float32), x), jnp.zeros((), jnp.bfloat16), jnp.ones(4), "nested")
+
+
+@pytest.mark.parametrize("remat", ["none", *POLICIES])
+def test_chains_at_the_edge(remat):
+    """Of no links, of one, of links that are told nothing, from a number of Python's."""
+    body = lambda h, x: (jnp.sin(h) + (0.0 if x is None else x), h)  # noqa: E731
+    for n in (0, 1, 5):
+        xs = jnp.linspace(0.0, 1.0, n)
+        slope = jax.grad(lambda h: checkpointed_scan(body, h, xs, remat)[0])  # noqa: B023
+        near(slope(0.3), jax.grad(lambda h: jax.lax.scan(body, h, xs)[0])(0.3), 1e-6)  # noqa: B023
+        h, ys = checkpointed_scan(body, 0.3, xs, remat)
+        near((h, ys), jax.lax.scan(body, 0.3, xs), 1e-6) if n else None
+    slope = jax.grad(lambda h: checkpointed_scan(body, h, None, remat, length=5)[0])(0.3)
+    near(slope, jax.grad(lambda h: jax.lax.scan(body, h, None, length=5)[0])(0.3), 1e-6)
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "group(4)", "sqrt", "nested", "nested(2)", "binomial(3)"])

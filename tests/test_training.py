@@ -15,6 +15,7 @@ from experiments.digits_ddpm import tiny as digits
 from experiments.toy_flow import tiny as toy
 from losses.denoising import Denoising
 from losses.loss import Objective
+from metrics.likelihood import Likelihood
 from models.denoiser import Denoiser
 from models.mlp import MLP
 from samplers.sampler import NoSampler
@@ -22,7 +23,7 @@ from training.checkpoint import Store
 from training.draw import Drawer
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints
-from training.loop import train
+from training.loop import measure, train
 from training.mesh import Mesh, put_batch
 from training.optimizer import Optimizer
 from training.plan import Plan
@@ -58,6 +59,13 @@ def test_one_device_equals_eight(experiment):
     np.testing.assert_allclose(one[1], eight[1], rtol=1e-5)
     assert_close(one[0].params, eight[0].params)
     assert len(jax.tree.leaves(eight[0].params)[0].sharding.device_set) == 8
+
+
+def test_what_measures_and_draws_has_no_checkpointing():
+    """A reversal by a plan has no forward mode, which a likelihood takes; the run is trained by then."""
+    run = replace(PLANNED, steps=1, metrics=(Likelihood(examples=8, batch_size=8),))
+    plan = Plan(run)
+    assert np.isfinite(measure(plan, plan.initial())["bits_per_dim"])
 
 
 def test_accumulated_gradients_equal_the_whole_batchs():

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from models.model import Model, Variables
 from samplers.sampler import Sampler, sample_keys
 from samplers.solver import Samples
+from training.experiment import without_remat
 from training.mesh import by_batch, replicated
 
 
@@ -70,9 +71,11 @@ class Drawer:
         if where not in self._compiled:
             began = time.perf_counter()
 
+            model = without_remat(self.model)  # a sampler may differentiate forwards
+
             def draw(variables: Variables, key: Any, indices: Any, condition: Any) -> Samples:
                 keys = sample_keys(key, indices)
-                return self.sampler(self.model, variables, keys, condition, self.shape, trajectory)
+                return self.sampler(model, variables, keys, condition, self.shape, trajectory)
 
             whole, split = replicated(self.mesh), by_batch(self.mesh)
             jitted = jax.jit(draw, in_shardings=(whole, whole, split, split))

@@ -102,7 +102,8 @@ def _resolve(value: Any, defaults: dict[str, Any]) -> Any:
         return value
     names = field_names(type(value))
     # A chain that is checkpointed computes its links again as they are: the networks within them keep nothing for long.
-    inner = defaults | {"remat": "none"} if "remat" in names else defaults
+    is_chain = "remat" in names and getattr(value, "is_chain", True)
+    inner = defaults | {"remat": "none"} if is_chain else defaults
     changes = {}
     for name in names:
         current = getattr(value, name)
@@ -110,4 +111,16 @@ def _resolve(value: Any, defaults: dict[str, Any]) -> Any:
             changes[name] = defaults[name]
         elif is_dataclass(current) or isinstance(current, tuple):
             changes[name] = _resolve(current, inner)
+    return value.clone(**changes) if isinstance(value, nn.Module) else replace(value, **changes)
+
+
+def without_remat(value: Any) -> Any:
+    """A model whose every `remat` is `none`: the same function, with derivatives of every kind."""
+    if isinstance(value, tuple):
+        return tuple(map(without_remat, value))
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    changes = {name: without_remat(getattr(value, name)) for name in field_names(type(value))}
+    if "remat" in changes:
+        changes["remat"] = "none"
     return value.clone(**changes) if isinstance(value, nn.Module) else replace(value, **changes)

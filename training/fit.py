@@ -1,18 +1,19 @@
 """`train.py --remat auto`, `--batch-size auto` and `--plan-memory`: settings that are chosen by the memory there is."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
 
+from training.cli import take
 from training.errors import UserError
 from training.experiment import Experiment
 from training.memory import Need, Planner, available, parse_size, shown
 from training.run import Run
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Wishes:
     """What the command line leaves to be chosen."""
 
@@ -34,23 +35,21 @@ class Wishes:
         return self.remat or self.batch_size or self.table
 
 
-def take_wishes(arguments: list[str], take: Callable[..., str | None]) -> Wishes:
+def take_wishes(arguments: list[str]) -> Wishes:
     """Takes the wishes out of the command line."""
-    chosen = {}
-    for name in ("remat", "batch_size"):
-        at = [
-            i
-            for i, word in enumerate(arguments)
-            if word.partition("=")[0] in (f"--{name}", f"--{name.replace('_', '-')}")
-        ]
-        for i in reversed(at):
-            joined = "=" in arguments[i]
-            value = arguments[i].partition("=")[2] if joined else "".join(arguments[i + 1 : i + 2])
-            if value == "auto":
-                del arguments[i : i + 1 + (not joined)]
-                chosen[name] = True
-    table = bool(take(arguments, "--plan-memory"))
-    return Wishes(**chosen, table=table, limit=take(arguments, "--memory-limit", has_value=True))
+    auto = [name for name in ("--remat", "--batch-size", "--batch_size") if _take_auto(arguments, name)]
+    table, limit = take(arguments, "--plan-memory"), take(arguments, "--memory-limit", has_value=True)
+    return Wishes(remat="--remat" in auto, batch_size=bool(set(auto) - {"--remat"}), table=bool(table), limit=limit)
+
+
+def _take_auto(arguments: list[str], flag: str) -> bool:
+    """Removes `flag auto` or `flag=auto`, whichever there is."""
+    for i, word in enumerate(arguments):
+        words = 1 if word == f"{flag}=auto" else 2 if arguments[i : i + 2] == [flag, "auto"] else 0
+        if words:
+            del arguments[i : i + words]
+            return True
+    return False
 
 
 def cache_folder() -> Path | None:
@@ -72,10 +71,14 @@ def fitted(experiment: Experiment, folder: Path, restart: bool, wishes: Wishes) 
         need = planner.choose(limit)
         print(f"remat={need.remat}: {shown(need.peak)} of {shown(limit)} ({whose})", flush=True)
         return replace(experiment, remat=need.remat)
+    streams = getattr(experiment.data, "streams", 0)
+    if streams:
+        raise UserError(f"the batch is the data's {streams} streams: --batch-size auto has no say in it")
     size = planner.largest_batch(experiment.remat, limit)
     if not size:
         raise UserError(f"not even a batch of {planner.unit} fits into {shown(limit)} with remat={experiment.remat}")
-    print(f"batch_size={size}: the largest within {shown(limit)} ({whose})", flush=True)
+    end = "all of the data, and" if size + planner.unit > planner.examples else "the largest"
+    print(f"batch_size={size}: {end} within {shown(limit)} ({whose})", flush=True)
     return replace(experiment, batch_size=size)
 
 
@@ -100,6 +103,8 @@ def table(experiment: Experiment, name: str, wishes: Wishes) -> Iterator[str]:
     for need in needs:
         largest = f"{planner.largest_batch(need.remat, limit):16}" if wishes.batch_size else ""
         yield _row(need, least, limit) + largest
+    if len({need.flops for need in needs}) == 1:
+        yield "no policy does anything for this model: it has no chain of equal steps"
     fits = [need.remat for need in needs if need.peak <= limit]
     yield f"--remat auto takes {fits[0]}" if fits else "none of them fits: a smaller --batch-size, or --accumulate"
 

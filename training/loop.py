@@ -21,7 +21,7 @@ from metrics.metric import Evaluation
 from models.model import Model, Variables
 from training.checkpoint import Store
 from training.errors import Stopped, UserError
-from training.experiment import Experiment
+from training.experiment import Experiment, without_remat
 from training.handover import check_folder
 from training.log import Log
 from training.mesh import put_batch
@@ -29,7 +29,7 @@ from training.picture import picture, save_png, texts, write_texts
 from training.plan import Plan
 from training.run import Run
 from training.state import TrainState, state_digest
-from training.telemetry import Profile, told_by, without_remat
+from training.telemetry import Profile, told_by
 
 EXIT_STATUS = {signal.SIGINT: 0, signal.SIGTERM: 143}
 

@@ -13,9 +13,12 @@ framework itself takes, a second batch on its way to the device, and drawing sam
 
 import hashlib
 import json
+import math
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +43,7 @@ CANDIDATES = (
     "nested",
     "binomial(4)",
 )
-UNITS = {"": 1, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12, "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 CLOSE = 32  # the largest batch is found to one part in so many
 TRIES = 16
 GROWTH = 8  # from a batch that fits to the next that is tried, at most
@@ -63,11 +66,11 @@ def parse_size(text: str) -> int:
     Raises:
       UserError: it is none of these.
     """
-    match = re.fullmatch(r"([\d.]+(?:e\d+)?)\s*([KMGT]?i?)B?", text.strip())
-    try:
-        return int(float(match[1]) * UNITS[match[2]])  # pyright: ignore[reportOptionalSubscript], caught below
-    except (TypeError, KeyError, ValueError):
-        raise UserError(f"--memory-limit {text}: say a size such as 12GiB, 800MB or 1e9") from None
+    match = re.fullmatch(r"(\d+(?:\.\d*)?(?:e\d+)?) *([kmgt]i?)?b?", text.strip().lower())
+    size = int(float(match[1]) * UNITS[match[2] or ""]) if match else 0
+    if not size:
+        raise UserError(f"--memory-limit {text}: say a size such as 12GiB, 800MB or 1e9")
+    return size
 
 
 def shown(size: float | int) -> str:
@@ -108,24 +111,26 @@ class Planner:
         self._plans: dict[Any, Any] = {}
         base = Plan(replace(experiment, remat="none"))
         self.devices = base.mesh.size
-        self.unit = base.mesh.size * experiment.accumulate  # a batch is a multiple of this
+        # A batch is a multiple of this, and at most the whole of the data.
+        self.unit = math.lcm(base.mesh.size * experiment.accumulate, getattr(experiment.data, "each", 1))
+        self.examples = len(base.batches.source)
         self.state = sum(_held(leaf) for leaf in jax.tree.leaves(base.state_like))
 
-    def need(self, remat: str, batch_size: int | None = None) -> Need | None:
-        """Of one policy; None where the model cannot be differentiated by it."""
+    def need(self, remat: str, batch_size: int | None = None) -> Need:
+        """Of one policy.
+
+        Raises:
+          UserError: the model cannot be differentiated by it: bijections' policies, or a reversal that has no forward
+            mode (models/revolve.py).
+        """
         size = batch_size or self.experiment.batch_size
-        try:
-            traced = self._traced(replace(self.experiment, remat=remat, batch_size=size))
-        except UserError:
-            if remat == "none":
-                raise
-            return None  # bijections' policies, or plans that have no forward mode (models/revolve.py)
+        traced = self._traced(replace(self.experiment, remat=remat, batch_size=size))
         peak, temporary = self._compiled(traced.lower())
         return Need(remat=remat, batch_size=size, peak=peak, temporary=temporary, flops=matmul_flops(traced.jaxpr))
 
     def table(self) -> list[Need]:
-        """Every policy that fits the model, the least recomputation first."""
-        return sorted(filter(None, map(self.need, CANDIDATES)), key=lambda need: need.flops)
+        """Every policy that the model has, the least recomputation first."""
+        return list(self._by_cost())
 
     def choose(self, limit: int) -> Need:
         """The policy with the least recomputation whose peak is within the limit.
@@ -148,36 +153,33 @@ class Planner:
     def largest_batch(self, remat: str, limit: int) -> int:
         """The largest batch whose step is within the limit, to one part in 32; 0 if none is.
 
-        The need is close to a straight line over the batch, which begins at the state: two points lead near the end.
-        What is answered has been compiled, and fits.
+        What is answered has been compiled, and fits. Between what fits and what fails the line through the two and
+        their middle are tried in turn: the need is flat where the state is most of it.
+
+        Raises:
+          UserError: see `need`.
         """
-        points = {0: self.state}
-        size = max(self.experiment.batch_size // self.unit, 1) * self.unit
+        whole = lambda size: max(size // self.unit, 1) * self.unit  # noqa: E731
+        fits, fails = (0, self.state), (0, 0)  # (batch, peak)
+        most, size = whole(self.examples), min(whole(self.experiment.batch_size), whole(self.examples))
         for attempt in range(TRIES):
             need = self.need(remat, size)
-            if need is None:
-                return 0
-            points[size] = need.peak
-            fits = max((b for b, peak in points.items() if peak <= limit), default=0)
-            fails = min((b for b, peak in points.items() if peak > limit), default=0)
-            near = max(self.unit, fits // CLOSE // self.unit * self.unit)
-            if fails and fails - fits <= near:
-                break
-            if (
-                fails
-            ):  # between the two by the line and by halves in turn: the need is flat where the state is most of it
-                guess = (
-                    _on_line({b: points.get(b, 0) for b in (fits, fails)}, limit)
-                    if attempt % 2
-                    else (fits + fails) // 2
-                )
-                guess = min(max(guess, fits + near), fails - self.unit)
+            if need.peak <= limit:
+                fits = (size, need.peak)
             else:
-                guess = min(max(_on_line(points, limit), fits + near), GROWTH * size)
-            size = max(guess // self.unit, 1) * self.unit
-            if size in points:
+                fails = (size, need.peak)
+            near = whole(fits[0] // CLOSE)
+            if fits[0] == most or (fails[0] and fails[0] - fits[0] <= near):
                 break
-        return max((b for b, peak in points.items() if peak <= limit), default=0)
+            if not fails[0]:
+                size = min(GROWTH * size, most)
+            elif attempt % 2:
+                size = whole((fits[0] + fails[0]) // 2)
+            else:
+                slope = (fails[1] - fits[1]) / (fails[0] - fits[0])
+                guess = fits[0] + int((limit - fits[1]) / max(slope, 1.0))
+                size = min(max(whole(guess), fits[0] + near), fails[0] - self.unit)
+        return fits[0]
 
     def _by_cost(self) -> Iterator[Need]:
         """Compiles them one by one, the cheapest first; which is cheap their traces tell."""
@@ -188,7 +190,7 @@ class Planner:
             except UserError:
                 if remat == "none":
                     raise
-        yield from filter(None, map(self.need, sorted(costs, key=lambda remat: costs[remat])))
+        yield from map(self.need, sorted(costs, key=lambda remat: costs[remat]))
 
     def _traced(self, experiment: Experiment) -> Any:
         key = (experiment.remat, experiment.batch_size)
@@ -207,7 +209,9 @@ class Planner:
                 device.device_kind,
                 self.devices,
                 jax.__version__,
+                version("jaxlib"),
                 device.client.platform_version,
+                os.environ.get("XLA_FLAGS"),
             )
             file = self.cache / f"{hashlib.sha256(repr(about).encode()).hexdigest()[:32]}.json"
             if file.exists():
@@ -223,16 +227,6 @@ class Planner:
         return found["peak"], found["temporary"]
 
 
-def _on_line(points: dict[int, int], limit: int) -> int:
-    """Where the line through the two points nearest to the limit meets it."""
-    (a, low), (b, high) = sorted(points.items(), key=lambda point: abs(point[1] - limit))[:2]
-    return int(a + (limit - low) / max((high - low) / (b - a), 1.0))
-
-
 def _held(leaf: Any) -> int:
     """Bytes of an array on each device."""
-    part = leaf.sharding.shard_shape(leaf.shape)
-    size = leaf.dtype.itemsize
-    for side in part:
-        size *= side
-    return size
+    return leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))

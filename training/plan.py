@@ -1,5 +1,6 @@
 """Everything an experiment needs that is made once: mesh, batches, compiled functions. Wrong settings fail here."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -9,15 +10,16 @@ from data.dataset import Batches
 from models.embedder import Embedder
 from models.flows.flow import Flow
 from models.language_model import OverTokens
+from models.model import Model
 from samplers.sampler import NoSampler
 from training.draw import Drawer
 from training.errors import UserError
-from training.experiment import Experiment
+from training.experiment import Experiment, without_remat
 from training.handover import Handover
 from training.mesh import by_batch, placed, put_batch, replicated
 from training.run import abstract, default_condition, example_batch
 from training.state import TrainState, initial_state
-from training.step import make_train_step, named_key
+from training.step import Metrics, make_train_step, named_key
 
 
 class Plan:
@@ -56,16 +58,7 @@ class Plan:
                 jax.process_index(),
                 jax.process_count(),
             )
-            step = make_train_step(
-                self.model,
-                experiment.loss,
-                self.optimizer,
-                seed=experiment.seed,
-                ema=experiment.ema,
-                accumulate=experiment.accumulate,
-                scaling=experiment.loss_scaling,
-                mesh=self.mesh,
-            )
+            step = self.step_of(self.model)
             batch = example_batch(experiment)
             shapes = jax.eval_shape(self._initial, batch)
             places = placed(shapes, self.mesh, self.model.split)
@@ -93,6 +86,20 @@ class Plan:
         fresh = jax.jit(self._initial, in_shardings=split, out_shardings=places)
         self.initial = lambda: self.handover.into(fresh(self._first_batch()), self.mesh)
         self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
+
+    def step_of(self, model: Model) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+        """The pure train step of the experiment, were this its model."""
+        experiment = self.experiment
+        return make_train_step(
+            model,
+            experiment.loss,
+            self.optimizer,
+            seed=experiment.seed,
+            ema=experiment.ema,
+            accumulate=experiment.accumulate,
+            scaling=experiment.loss_scaling,
+            mesh=self.mesh,
+        )
 
     def _first_batch(self) -> dict[str, Any]:
         """What `init` is shown: zeros, or the run's first batches, of all devices, where it looks at values."""
@@ -149,7 +156,7 @@ class Plan:
         if not isinstance(sampler, NoSampler):
             variables = {"params": shapes.average, "state": shapes.model}
             condition, shape = default_condition(self.model, self.experiment.data, 2), self.experiment.data.shape
-            draw = lambda v, keys: sampler(self.model, v, keys, condition, shape)  # noqa: E731
+            draw = lambda v, keys: sampler(without_remat(self.model), v, keys, condition, shape)  # noqa: E731
             jax.eval_shape(draw, variables, jax.random.split(jax.random.key(0), 2))
 
     def samples(self, state: TrainState, n: int) -> np.ndarray:

@@ -6,20 +6,16 @@ FLOPs are the model's (training/flops.py): what checkpointing computes once more
 vendor's, of dense matrix products in the run's precision, which no program reaches.
 """
 
-import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
-from flax import linen as nn
 
-from training.config import field_names
 from training.errors import UserError
+from training.experiment import without_remat
 from training.flops import matmul_flops
 from training.plan import Plan
-from training.run import example_batch
-from training.step import make_train_step
 
 GIB = 2**30
 # 10¹² operations a second, from vendors' data sheets, without sparsity: (bfloat16, float16, float32); None: it has no
@@ -83,32 +79,10 @@ def utilisation(flops: int, steps_per_second: float, peak: float, devices: int) 
     return flops * steps_per_second / (peak * devices)
 
 
-def without_remat(value: Any) -> Any:
-    """A model whose every `remat` is `none`."""
-    if isinstance(value, tuple):
-        return tuple(map(without_remat, value))
-    if not dataclasses.is_dataclass(value) or isinstance(value, type):
-        return value
-    changes = {name: without_remat(getattr(value, name)) for name in field_names(type(value))}
-    if "remat" in changes:
-        changes["remat"] = "none"
-    return value.clone(**changes) if isinstance(value, nn.Module) else dataclasses.replace(value, **changes)
-
-
 def model_flops(plan: Plan) -> int:
     """Operations of one train step, over all devices, nothing computed twice. Traces the step."""
-    experiment = plan.experiment
-    step = make_train_step(
-        without_remat(plan.model),
-        experiment.loss,
-        plan.optimizer,
-        seed=experiment.seed,
-        ema=experiment.ema,
-        accumulate=experiment.accumulate,
-        scaling=experiment.loss_scaling,
-        mesh=plan.mesh,
-    )
-    return matmul_flops(step, plan.state_like, example_batch(experiment))
+    step = plan.step_of(without_remat(plan.model))
+    return matmul_flops(step, plan.state_like, plan.batch_like)
 
 
 def told_by(plan: Plan, device: Any = None) -> Callable[[dict[str, float]], dict[str, float]]:

@@ -44,7 +44,12 @@ class CNF(Bijection):
     integrator: Integrator
     trace: Trace = field(default_factory=Exact)
     time_scale: float = 10.0  # what the net is told where t is 1
-    remat: str | None = None  # gradient checkpointing of a fixed integrator's steps, models/remat.py
+    remat: str | None = None  # gradient checkpointing of equal steps, models/remat.py
+
+    @property
+    def is_chain(self) -> bool:
+        """Whether `remat` is of its own steps: an integrator that chooses them leaves it to the net."""
+        return self.integrator.equal_steps
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
         return self.net.init(key, x, jnp.zeros(x.shape[:1], x.dtype), self._label(condition))["params"]

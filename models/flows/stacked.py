@@ -37,10 +37,9 @@ class Stacked(Bijection):
     remat: str | None = None  # what is kept for the gradient; see above
 
     def __post_init__(self) -> None:
-        chosen = policy(self.remat, bijection=True)
         if self.depth < 1:
             raise ValueError(f"{self.depth=} must be at least 1")
-        if chosen.kind == "reversible" and chosen.number and self.depth % chosen.number:
+        if self.reversible and self.depth % self.stretch:
             raise ValueError(f"{self.remat}: the distance of anchors must divide depth={self.depth}")
 
     @property
@@ -50,7 +49,7 @@ class Stacked(Bijection):
 
     @property
     def stretch(self) -> int:
-        """Layers from one kept state to the next."""
+        """Layers from one anchor to the next."""
         return policy(self.remat, bijection=True).number or self.depth
 
     def init(self, key: Key[Array, ""], x: Float[Array, "b *s"], condition: Condition = None) -> Params:
