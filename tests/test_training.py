@@ -18,7 +18,8 @@ from losses.loss import Objective
 from metrics.likelihood import Likelihood
 from models.denoiser import Denoiser
 from models.mlp import MLP
-from samplers.sampler import NoSampler
+from samplers.sampler import NoSampler, Sampler
+from samplers.solver import Samples
 from training.checkpoint import Store
 from training.draw import Drawer
 from training.errors import Stopped, UserError
@@ -66,6 +67,18 @@ def test_what_measures_and_draws_has_no_checkpointing():
     run = replace(PLANNED, steps=1, metrics=(Likelihood(examples=8, batch_size=8),))
     plan = Plan(run)
     assert np.isfinite(measure(plan, plan.initial())["bits_per_dim"])
+
+    @dataclass(frozen=True, kw_only=True)
+    class Pushed(Sampler):
+        def __call__(self, model, variables, keys, condition, shape, trajectory=False):
+            x, t = jnp.ones((len(keys), *shape)), jnp.full(len(keys), 0.5)
+            return Samples(jax.jvp(lambda x: model.denoise(variables, x, t), (x,), (x,))[1])
+
+        def network_calls(self):
+            return 1
+
+    plan = Plan(replace(run, sampler=Pushed()))
+    assert plan.samples(plan.initial(), 3).shape == (3, 8, 8, 1)
 
 
 def test_accumulated_gradients_equal_the_whole_batchs():
