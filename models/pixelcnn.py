@@ -30,6 +30,7 @@ from jaxtyping import Array, Float
 
 from models.attention import by_rows
 from models.backbone import Backbone, Lengths, Outputs, Sequence, State
+from models.remat import named
 from models.stack import Stack
 
 Vector = Float[Array, "b f"]
@@ -88,7 +89,7 @@ class GatedLayer(nn.Module):
         told, own = jnp.split(self.told(c).astype(v.dtype)[:, None, None], 2, axis=-1)
         v = jnp.pad(v[:, : -1 if self.first else None], ((0, 0), (0, 0), (half, half), (0, 0)))
         p = _summed(v, self.above_kernel, half + (not self.first), self.kernel, self.dtype or v.dtype)
-        p = p + told
+        p = named(p, "conv") + told
         return _gate(p), by_rows(self.between, p).astype(v.dtype) + own
 
     def left(
@@ -98,7 +99,7 @@ class GatedLayer(nn.Module):
         half = self.kernel // 2
         seen = h[:, :, : -1 if self.first else None]
         q = _summed(seen, self.left_kernel, 1, half + (not self.first), self.dtype or h.dtype)
-        y = by_rows(self.out, _gate(q + message)).astype(h.dtype)
+        y = by_rows(self.out, _gate(named(q, "conv") + message)).astype(h.dtype)
         y = self.drop(y, deterministic=not train)
         return y if self.first else h[:, :, half:] + y
 
