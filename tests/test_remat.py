@@ -156,7 +156,8 @@ WIDE: dict[str, tuple[Any, Any, tuple[int, ...]]] = {
     "transformer": (of_net, Transformer(width=16, depth=16, heads=2), (32, 16)),
     "lstm": (of_net, LSTM(width=32), (256, 8)),
     "pixelcnn": (of_net, PixelCNN(width=16, depth=16, grid=(6, 6)), (36, 16)),
-    "sphereface": (of_net, SphereFace(depth=64, width=4, features=4), (32, 32, 2)),
+    # Of two pixels: on larger images the widest states would be those of the first stage, a chain of three links.
+    "sphereface": (of_net, SphereFace(depth=64, width=4, features=4), (2, 2, 2)),
     "vqvae encoder": (of_net, ConvEncoder(width=8, depth=16, reduction=2), (16, 16, 1)),
     "glow": (of_flow, Glow(levels=1, steps=16, conditioner=MLPConditioner(width=32, depth=2)), (8, 8, 2)),
     "tarflow": (of_flow, TarFlow(patch=2, blocks=16, net=CausalTransformer(width=16, depth=1, heads=2)), (8, 8, 1)),
@@ -175,6 +176,4 @@ def test_memory_falls_in_the_order_of_the_theory(name):
     make, thing, shape = WIDE[name]
     order = ("none", "dots", "group(2)", "sqrt", "nested")
     held = [temporary(make, with_remat(thing, remat), shape) for remat in order]
-    assert held[0] > held[1] > held[2] >= held[3]
-    # Sphereface's longest chain of large images has 3 links, of which three levels' states are no fewer.
-    assert held[3] >= held[4] or name == "sphereface"
+    assert held[0] > held[1] > held[2] >= held[3] >= held[4]
