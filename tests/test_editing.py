@@ -22,7 +22,8 @@ from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask
 from samplers.sampler import sample_keys
 from samplers.transforms import Clip, Network
-from tests.test_guidance import sample_py, trained
+from tests.scripts import here
+from tests.test_guidance import trained
 from training.config import decode, encode
 from training.draw import Drawer
 from training.edit import Edit, edited
@@ -279,7 +280,7 @@ def test_a_flow_of_coupled_noise_is_not_guided_by_gradients(run):
 
 def test_sample_edits(run, tmp_path):
     def sample(*flags):
-        code, out, err = sample_py(run / "run", "--n", "3", *flags, "--out", tmp_path)
+        code, out, err = here("sample.py", run / "run", "--n", "3", *flags, "--out", tmp_path)
         assert code == 0, err
         assert "samples.png" in out
         return np.load(tmp_path / "samples.npz")
@@ -311,7 +312,7 @@ def test_sample_edits(run, tmp_path):
     ],
 )
 def test_samples_mistakes(run, flags, message):
-    code, _, err = sample_py(run / "run", *(flag.format(run) for flag in flags))
+    code, _, err = here("sample.py", run / "run", *(flag.format(run) for flag in flags))
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1

@@ -1,14 +1,12 @@
 """evaluate.py as a user runs it: numbers printed and stored with their settings, mistakes in one clear line."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
-import evaluate
-from tests.test_scripts import TINY, finish
-from training import errors, startup
+from tests.scripts import finish, here
+from tests.test_scripts import TINY
 
 
 @pytest.fixture(scope="module")
@@ -26,35 +24,28 @@ def numbers_of(out: str) -> dict[str, float]:
 SMALL = ("--examples", "12", "--batch-size", "8", "--integrator", "fixed_step", "--integrator.steps", "6")
 
 
-def script(monkeypatch, capsys, *arguments: str) -> tuple[int, str]:
-    """The script within this process, on its eight devices."""
-    monkeypatch.setattr(sys, "argv", ["evaluate.py", *arguments])
-    monkeypatch.setattr(startup, "start", lambda: None)  # the suite has settings of its own
-    code = 0
-    try:
-        errors.run(evaluate.main)
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out + captured.err
+def evaluate(*arguments: str) -> tuple[int, str]:
+    """The script in this process: exit status, and all that it wrote."""
+    code, out, err = here("evaluate.py", *arguments)
+    return code, out + err
 
 
-def test_numbers_are_printed_and_stored_with_their_settings(run, monkeypatch, capsys):
+def test_numbers_are_printed_and_stored_with_their_settings(run):
     code, out, _ = finish("evaluate.py", str(run), "likelihood", *SMALL, "--trace.probes", "2")
     assert code == 0
     assert f"step 20 of {run}" in out
     alone = numbers_of(out)
     assert alone["likelihood_nfe"] == 24
     assert 0 < alone["bits_per_dim"] < 50
-    code, out = script(monkeypatch, capsys, str(run))  # the run's own metrics, as at the end of training
+    code, out = evaluate(str(run))  # the run's own metrics, as at the end of training
     assert code == 0
     summary = json.loads((run / "summary.json").read_text())
     assert numbers_of(out)["two_sample_accuracy"] == pytest.approx(summary["two_sample_accuracy"])
-    code, out = script(monkeypatch, capsys, str(run), "vlb", "--examples", "12", "--steps", "10", "--variance", "beta")
+    code, out = evaluate(str(run), "vlb", "--examples", "12", "--steps", "10", "--variance", "beta")
     assert code == 0
     assert numbers_of(out)["vlb_nfe"] == 10
     # the same numbers on eight devices, and they take the place of the first
-    code, out = script(monkeypatch, capsys, str(run), "likelihood", *SMALL, "--trace.probes", "2")
+    code, out = evaluate(str(run), "likelihood", *SMALL, "--trace.probes", "2")
     assert code == 0
     assert numbers_of(out) == pytest.approx(alone, rel=1e-4)
 
@@ -85,31 +76,31 @@ MISTAKES = {
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_gets_one_clear_message_and_exit_status_2(run, monkeypatch, capsys, arguments, message):
-    code, out = script(monkeypatch, capsys, str(run), *arguments)
+    code, out = evaluate(str(run), *arguments)
     assert code == 2
     assert message in out
     assert "Traceback" not in out
 
 
-def test_no_run_and_a_damaged_file(run, tmp_path, monkeypatch, capsys):
-    assert script(monkeypatch, capsys, "nowhere") == (
+def test_no_run_and_a_damaged_file(run, tmp_path):
+    assert evaluate("nowhere") == (
         2,
         "error: nowhere holds no run (there is no nowhere/config.json)\n",
     )
-    assert "name the run's folder first" in script(monkeypatch, capsys, "--trace", "exact")[1]
+    assert "name the run's folder first" in evaluate("--trace", "exact")[1]
     (tmp_path / "config.json").write_text((run / "config.json").read_text())
     (tmp_path / "evaluation.json").write_text("{")
-    code, out = script(monkeypatch, capsys, str(tmp_path))
+    code, out = evaluate(str(tmp_path))
     assert (code, "is not a list of evaluations" in out) == (2, True)
 
 
-def test_list_and_help_read_well(run, monkeypatch, capsys):
-    code, out = script(monkeypatch, capsys, "--list")
+def test_list_and_help_read_well(run):
+    code, out = evaluate("--list")
     assert code == 0
     assert "likelihood" in out
     assert "Bits/dim of held-out data by the probability-flow ODE" in out
-    assert script(monkeypatch, capsys)[1].startswith("usage: python evaluate.py RUN [METRIC]")
-    code, out = script(monkeypatch, capsys, str(run), "likelihood", "--help")
+    assert evaluate()[1].startswith("usage: python evaluate.py RUN [METRIC]")
+    code, out = evaluate(str(run), "likelihood", "--help")
     assert code == 0
     for words in ("--examples", "--trace.probes", "--integrator.rtol", "adaptive, fixed_step", "exact, hutchinson"):
         assert words in out, words

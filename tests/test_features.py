@@ -24,7 +24,7 @@ from metrics.manifold import Manifold, density_coverage, precision_recall, squar
 from metrics.metric import Evaluation
 from metrics.neighbours import TwoSampleAccuracy
 from models.embedder import Embedder, EmbeddingNet
-from tests.test_evaluate import numbers_of, script
+from tests.test_evaluate import evaluate, numbers_of
 from training import config
 from training.errors import UserError
 from training.experiment import Experiment
@@ -298,12 +298,12 @@ def test_a_summary_names_the_features_of_its_numbers(embedder, generator):
     assert "features" not in of_embedder  # none of its metrics is measured in any
 
 
-def test_numbers_in_different_features_stand_beside_one_another(embedder, generator, monkeypatch, capsys):
+def test_numbers_in_different_features_stand_beside_one_another(embedder, generator):
     """evaluate.py: the features are printed, stored, and measured again only in place of themselves."""
     frechet, file = (str(generator), "frechet_distance", "--samples", "70"), generator / "evaluation.json"
 
     def measured(*arguments):
-        code, out = script(monkeypatch, capsys, *arguments)
+        code, out = evaluate(*arguments)
         assert code == 0, out
         return out
 
@@ -327,7 +327,7 @@ def test_numbers_in_different_features_stand_beside_one_another(embedder, genera
     two_sample = (str(generator), "two_sample_accuracy", "--samples", "70")
     assert "features" not in measured(*two_sample)
     assert "features" not in json.loads(file.read_text())[-1]
-    code, out = script(monkeypatch, capsys, *two_sample, "--features", str(embedder))
+    code, out = evaluate(*two_sample, "--features", str(embedder))
     refused = f"error: --features {embedder}: features are for frechet_distance, kid, manifold, and what is to be "
     assert (code, out) == (2, f"{refused}measured is TwoSampleAccuracy\n")
     # Of a run's own metrics, one is enough; each has its own row.
@@ -337,7 +337,7 @@ def test_numbers_in_different_features_stand_beside_one_another(embedder, genera
     # 9 samples are enough for 8 features, and not for 64 pixels.
     few = (*frechet[:2], "--samples", "9")
     assert np.isfinite(numbers_of(measured(*few, "--features", str(embedder)))["frechet_distance"])
-    code, out = script(monkeypatch, capsys, *few)
+    code, out = evaluate(*few)
     assert (code, "64 features (raw pixels) needs samples=65 or more, got 9" in out) == (2, True)
-    code, out = script(monkeypatch, capsys, *frechet, "--features", str(generator))
+    code, out = evaluate(*frechet, "--features", str(generator))
     assert (code, "features are those of an Embedder" in out) == (2, True)

@@ -27,7 +27,8 @@ from samplers.flow import AscentInpainting, AttributeEdit, FlowSampler, Interpol
 from samplers.integrators import Adaptive
 from samplers.sampler import sample_keys
 from tests.flows import perturbed
-from tests.test_guidance import sample_py, trained
+from tests.scripts import here
+from tests.test_guidance import trained
 from training.cli import load_experiment
 from training.config import decode, encode
 from training.draw import Drawer
@@ -255,7 +256,7 @@ def test_sample_draws_interpolates_and_inpaints(run, images, tmp_path):
         ("between", ("--interpolate", images["a"], images["b"], "--label", "1"), "3 passes"),
         ("filled", ("--inpaint", images["mask"], images["a"], "--label", "1"), "1000 gradients"),
     ):
-        code, out, err = sample_py(run, "--n", "3", *flags, "--out", tmp_path)
+        code, out, err = here("sample.py", run, "--n", "3", *flags, "--out", tmp_path)
         assert code == 0, err
         assert cost in out
         found[name] = dict(np.load(tmp_path / "samples.npz"))
@@ -278,7 +279,7 @@ def test_sample_draws_interpolates_and_inpaints(run, images, tmp_path):
     ],
 )
 def test_samples_mistakes(run, images, flags, message):
-    code, _, err = sample_py(run, *(flag.format(**images) for flag in flags))
+    code, _, err = here("sample.py", run, *(flag.format(**images) for flag in flags))
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1

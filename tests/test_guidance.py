@@ -1,8 +1,5 @@
 """Guidance on class-conditional mixtures whose estimates are known in closed form, and sample.py's flags for it."""
 
-import contextlib
-import io
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import sample
 from data.digits import Digits
 from experiments import digits_classifier, digits_ddpm
 from losses.classification import NoisyClassification
@@ -29,8 +25,7 @@ from samplers.sampler import sample_keys
 from samplers.targets import PLANE, Mixture
 from samplers.thresholding import DynamicThreshold
 from samplers.transforms import Clip, Network, Transform
-from tests.test_scripts import finish
-from training import errors
+from tests.scripts import finish, here
 from training.config import decode, encode, options
 from training.experiment import Checkpoints, Experiment
 from training.loop import train
@@ -310,21 +305,6 @@ def trained(folder: Path, experiment: Experiment, **settings) -> Path:
     return folder
 
 
-def sample_py(*arguments: str) -> tuple[int, str, str]:
-    """`finish("sample.py", …)` in this process: status, standard output, standard error."""
-    out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["sample.py", *map(str, arguments)]
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            errors.run(sample.main)
-        code = 0
-    except SystemExit as stop:
-        code = int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return code, out.getvalue(), err.getvalue()
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("guided")
@@ -347,7 +327,7 @@ def test_sample_guides(runs, tmp_path):
         ("three", ("--guidance", "3", "--guidance-interval", "0.1", "0.9", "--threshold"), 10),
         ("weak", ("--weak", str(runs["labelled"]), "--weak-scale", "3"), 10),
     ):
-        code, out, err = sample_py(runs["free"], "--n", "4", "--label", "3", *flags, "--out", tmp_path)
+        code, out, err = here("sample.py", runs["free"], "--n", "4", "--label", "3", *flags, "--out", tmp_path)
         assert code == 0, err
         assert f"{calls} network calls" in out
         x[name] = np.load(tmp_path / "samples.npz")["x"]
@@ -385,7 +365,7 @@ def test_sample_guides(runs, tmp_path):
 )
 def test_samples_mistakes(runs, run, flags, message):
     flags = [flag.format(**runs) for flag in flags]
-    code, _, err = sample_py(runs[run], *flags)
+    code, _, err = here("sample.py", runs[run], *flags)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1

@@ -19,7 +19,7 @@ from reproductions import (
     score_sde_samplers,
 )
 from reproductions.reproduction import Trained, in_table, load, names
-from tests.test_scripts import finish
+from tests.scripts import finish, here
 from training.cli import experiment_names
 from training.run import example_batch
 
@@ -112,13 +112,13 @@ def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
     ],
 )
 def test_mistakes(arguments, message):
-    code, _, err = finish("reproduce.py", *arguments)
+    code, _, err = here("reproduce.py", *arguments)
     assert code == 2
     assert message in err
 
 
 def test_the_list():
-    code, out, _ = finish("reproduce.py", "--list")
+    code, out, _ = here("reproduce.py", "--list")
     assert code == 0
     assert "DDIM's table 1" in out
 

@@ -17,6 +17,7 @@ from losses.denoising import Denoising
 from losses.fused_head import HeadSGD
 from losses.identification import Identification
 from losses.margin_softmax import CosFace
+from tests.conftest import AS_USERS_COMPILE
 from training.cli import parse
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints
@@ -67,9 +68,10 @@ def steps(experiment, n):
     """The states, the first included, and the metrics of n steps."""
     plan = Plan(experiment)
     state = plan.initial()
+    step = plan.train_step.lower(plan.state_like, plan.batch_like).compile(compiler_options=AS_USERS_COMPILE)
     states, rows = [jax.tree.map(np.array, state)], []
     for i in range(n):
-        state, metrics = plan.train_step(state, put_batch(plan.batches[i], plan.batch_sharding))
+        state, metrics = step(state, put_batch(plan.batches[i], plan.batch_sharding))
         states.append(jax.tree.map(np.array, state))
         rows.append({name: float(value) for name, value in metrics.items()})
     return states, rows

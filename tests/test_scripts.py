@@ -1,7 +1,6 @@
 """The scripts as a user runs them: processes of their own, one device, real signals, exit statuses, no tracebacks."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,32 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.conftest import CACHE
+from tests.scripts import ENVIRONMENT, ROOT, finish, here, start
 
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if name != "XLA_FLAGS"},
-    "JAX_PLATFORMS": "cpu",
-    "JAX_COMPILATION_CACHE_DIR": str(CACHE),
-}
 TINY = ("digits_ddpm", "--tiny")
-
-
-def start(script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *arguments],
-        env={**ENVIRONMENT, **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(script: str, *arguments: str, **environment: str) -> tuple[int, str, str]:
-    process = start(script, *arguments, **environment)
-    out, err = process.communicate(timeout=300)
-    assert "Traceback" not in err, err
-    return process.returncode, out, err
 
 
 @pytest.fixture(scope="module")
@@ -103,10 +79,10 @@ def test_sample_writes_a_picture_the_numbers_and_the_cost(run, tmp_path):
         *("--n", "3", "--seed", "0", "--batch-size", "2", "--steps", "7"),
         *("--sampler", "ddim", "--sampler.eta", "0.5", "--grid", "uniform"),
     )
-    code, out, _ = finish("sample.py", str(run), *more, "--out", str(tmp_path / "b"))
+    code, out, _ = here("sample.py", str(run), *more, "--out", str(tmp_path / "b"))
     assert code == 0
     assert "3 samples from step 20: 7 network calls" in out
-    finish("sample.py", str(run), "--n", "3", "--batch-size", "2", "--out", str(tmp_path / "c"))
+    here("sample.py", str(run), "--n", "3", "--batch-size", "2", "--out", str(tmp_path / "c"))
     np.testing.assert_allclose(np.load(tmp_path / "c" / "samples.npz")["x"], first[:3], atol=1e-5)
 
 
@@ -120,7 +96,7 @@ def test_a_sampler_of_ones_own_with_a_setting_and_a_trajectory(run, tmp_path):
         "def broken(denoise, x, here, there, noise):\n    return x / 0\n"
     )
     more = ("--sampler.keep", "0.5", "--steps", "4", "--n", "6", "--trajectory", "--out", str(tmp_path))
-    code, out, _ = finish("sample.py", str(run), "--sampler", f"{file}:still", *more)
+    code, out, _ = here("sample.py", str(run), "--sampler", f"{file}:still", *more)
     assert code == 0
     assert "6 samples from step 20: 4 network calls" in out
     states = np.load(tmp_path / "trajectory.npz")["x"]
@@ -129,16 +105,16 @@ def test_a_sampler_of_ones_own_with_a_setting_and_a_trajectory(run, tmp_path):
     with Image.open(tmp_path / "trajectory.gif") as animation:
         assert animation.n_frames == 5
         assert min(animation.size) > 100
-    code, _, err = finish("sample.py", str(run), "--sampler", f"{file}:broken")
+    code, _, err = here("sample.py", str(run), "--sampler", f"{file}:broken")
     assert code == 2
     assert f"error: {file}:broken gave a value that is not finite at step 1 of 5" in err
 
 
 def test_the_list_of_samplers_and_the_calls_of_an_adaptive_one(run, tmp_path):
-    code, out, _ = finish("sample.py", "--list-samplers")
+    code, out, _ = here("sample.py", "--list-samplers")
     assert code == 0
     assert "dpmpp_3m" in out
-    code, out, _ = finish("sample.py", str(run), "--sampler", "tsit5", "--n", "3", "--out", str(tmp_path))
+    code, out, _ = here("sample.py", str(run), "--sampler", "tsit5", "--n", "3", "--out", str(tmp_path))
     assert code == 0
     assert "(from " in out
     assert "network calls" in out
@@ -157,7 +133,7 @@ def test_sampling_a_class_from_a_run_that_was_killed(tmp_path):
     code, out, _ = finish("sample.py", str(tmp_path / "r"), "--n", "2", "--label", "3", "--out", str(tmp_path))
     assert code == 0
     assert (np.load(tmp_path / "samples.npz")["label"] == 3).all()
-    code, _, err = finish("sample.py", str(tmp_path / "r"), "--label", "10")
+    code, _, err = here("sample.py", str(tmp_path / "r"), "--label", "10")
     assert (code, "--label 10: allowed is 0 to 9" in err) == (2, True)
 
 
@@ -170,13 +146,13 @@ def test_a_reader_that_has_read_enough_is_no_mistake():
 
 
 def test_list_and_help_read_well():
-    code, out, _ = finish("train.py", "--list")
+    code, out, _ = here("train.py", "--list")
     assert code == 0
     assert "digits_ddpm" in out
     assert "DDPM on CIFAR-10 with the paper's settings" in out
-    assert finish("train.py")[1].startswith("usage: python train.py EXPERIMENT")
-    assert finish("sample.py", "--help")[1].startswith("usage: python sample.py RUN")
-    code, out, _ = finish("train.py", "digits_ddpm", "--help")
+    assert here("train.py")[1].startswith("usage: python train.py EXPERIMENT")
+    assert here("sample.py", "--help")[1].startswith("usage: python sample.py RUN")
+    code, out, _ = here("train.py", "digits_ddpm", "--help")
     assert code == 0
     for words in ("--model.net.width", "--restart", "--batch-size", "--sampler.solver.eta", "--workdir"):
         assert words in out, words
@@ -200,7 +176,7 @@ MISTAKES = {
 @pytest.mark.parametrize(("command", "message"), MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_gets_one_clear_message_and_exit_status_2(command, message, tmp_path):
     where = () if "--workdir" in command or command[0] == "sample.py" else ("--workdir", str(tmp_path / "w"))
-    code, _, err = finish(*command, *where)
+    code, _, err = here(*command, *where)
     assert code == 2
     assert message in err
     assert not (tmp_path / "w").exists()
@@ -218,7 +194,7 @@ def test_a_mistake_gets_one_clear_message_and_exit_status_2(command, message, tm
     ],
 )
 def test_samples_mistakes(run, arguments, message):
-    code, _, err = finish("sample.py", str(run), *arguments)
+    code, _, err = here("sample.py", str(run), *arguments)
     assert code == 2
     assert message in err
 
@@ -231,7 +207,7 @@ def test_missing_data_names_folder_and_command(tmp_path):
 
 
 def test_a_folder_with_other_settings_is_refused(run):
-    code, _, err = finish("train.py", *TINY, "--steps", "30", "--workdir", str(run))
+    code, _, err = here("train.py", *TINY, "--steps", "30", "--workdir", str(run))
     assert code == 2
     assert "steps: 20 in the run, 30 asked for" in err
     assert (run / "summary.json").exists()

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.test_scripts import finish
+from tests.scripts import finish, here
 
 TEXT = "the river runs and the river bends\nwhere the river ends\n" * 40
 TINY = ("char_transformer", "--tiny", "--sample-every", "0")
@@ -60,7 +60,7 @@ def test_mistakes_with_a_run(run):
         (("--sampler", "beam"), "no Sampler of that name; did you mean beam_search"),
         (("--sampler", "diffusion"), "the diffusion sampler needs a Denoiser, got LanguageModel"),
     ):
-        code, _, err = finish("sample.py", str(run), *arguments)
+        code, _, err = here("sample.py", str(run), *arguments)
         assert code == 2, arguments
         assert message in err, arguments
 
@@ -83,7 +83,7 @@ def test_mistakes_before_the_first_step(text, tmp_path):
         (("char_lstm", "--preset", "big"), "char_lstm has no preset 'big'; it has none"),
         ((*translate, *files), "has 80 lines"),
     ):
-        code, _, err = finish("train.py", *arguments, "--workdir", str(tmp_path / "w"))
+        code, _, err = here("train.py", *arguments, "--workdir", str(tmp_path / "w"))
         assert code == 2, (arguments, err)
         assert message in err, (arguments, err)
         assert len(err.strip().splitlines()) <= 2
