@@ -11,7 +11,7 @@ demo: .venv/installed
 	@echo "Look at $(CURDIR)/runs/digits_ddpm/samples.png"
 
 test: .venv/installed-test
-	.venv/bin/python -m pytest -n 2
+	.venv/bin/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-test
 	.venv/bin/ruff check .
