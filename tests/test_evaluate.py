@@ -75,7 +75,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES.values(), ids=MISTAKES.keys())
-def test_a_mistake_gets_one_clear_message_and_exit_status_2(run, monkeypatch, capsys, arguments, message):
+def test_a_mistake_gets_one_clear_message_and_exit_status_2(run, arguments, message):
     code, out = evaluate(str(run), *arguments)
     assert code == 2
     assert message in out

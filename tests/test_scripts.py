@@ -1,4 +1,4 @@
-"""The scripts as a user runs them: processes of their own, one device, real signals, exit statuses, no tracebacks."""
+"""The scripts as a user runs them: real signals and exit statuses, pictures, one clear message for each mistake."""
 
 import json
 import signal

@@ -34,10 +34,8 @@ MODES = {
 
 def start(dtype, size=6, scale=0.3):
     x = jax.random.normal(jax.random.key(0), (5, size), dtype)
-    params = perturbed(quick_jit(SAVE.init)(KEY, x), KEY, scale)
-    return jax.tree.map(
-        lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, params
-    ), x
+    trained, constants = split(perturbed(quick_jit(SAVE.init)(KEY, x), KEY, scale))
+    return merge(jax.tree.map(lambda leaf: leaf.astype(dtype), trained), constants), x
 
 
 def gradients(bijection, params, x, condition=None):
