@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test chaos lint clean
 
 demo: .venv/installed
 	.venv/bin/python train.py digits_ddpm $(DEMO)
@@ -12,6 +12,9 @@ demo: .venv/installed
 
 test: .venv/installed-test
 	.venv/bin/python -m pytest -n 2 --dist worksteal
+
+chaos: .venv/installed-test
+	.venv/bin/python -m tests.chaos --faults 30
 
 lint: .venv/installed-test
 	.venv/bin/ruff check .

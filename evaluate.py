@@ -20,6 +20,9 @@ file of a run made from one of your own.
 --features X is what the Fréchet and kernel distances and the manifold's numbers compare images in: pixels (the
 default), classifier, inception:FILE (FID's weights as published for PyTorch, which you supply), or the folder of a
 finished run of an Embedder. Numbers in different features stand beside one another in evaluation.json.
+
+--mesh.fsdp N and --mesh.model N split a model over devices; by default as in the run, where that fits those here.
+--coordinator HOST:PORT --processes N --process I is for several hosts, as in train.py.
 """
 
 
@@ -55,7 +58,7 @@ def in_features() -> list[str]:
 
 def main() -> None:
     arguments = sys.argv[1:]
-    from training.cli import load_module, parse, take
+    from training.cli import load_module, parse, take, take_cluster, take_mesh
 
     file = take(arguments, "--experiment", has_value=True)
     asked = take(arguments, "--features", has_value=True)
@@ -75,17 +78,20 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python evaluate.py RUN {' '.join(arguments)}")
+    from training.distributed import writes
     from training.draw import Drawer
     from training.features import features_of
-    from training.loop import evaluation_of
-    from training.mesh import Mesh
+    from training.measure import evaluation_of
     from training.run import Run, default_condition, example_batch, usable
     from training.startup import start
     from training.step import named_key
 
-    folder = Path(arguments.pop(0))
+    folder, cluster = Path(arguments.pop(0)), take_cluster(arguments)
     this = Run(folder)
     experiment = this.experiment()
+    start()
+    cluster.join()
+    split = take_mesh(arguments, experiment.mesh)
     if arguments and not arguments[0].startswith("-"):
         name = arguments.pop(0)
         prog = f"evaluate.py {folder} {name}"
@@ -100,7 +106,6 @@ def main() -> None:
         own, able = (", ".join(some) for some in ([type(metric).__name__ for metric in metrics], in_features()))
         raise UserError(f"--features {asked}: features are for {able}, and what is to be measured is {own}")
     this.evaluations()  # one that cannot be added to is reported now, not after the measuring
-    start()
     features = features_of(asked or "pixels", experiment.data)
     for metric in metrics:
         try:
@@ -108,8 +113,11 @@ def main() -> None:
         except ValueError as error:
             raise UserError(str(error)) from error
 
-    model, mesh = experiment.resolved_model(), Mesh().build()
-    variables, step = this.averaged(model, example_batch(experiment), mesh)
+    try:
+        model, mesh = experiment.resolved_model(), split.build()
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    variables, step = this.averaged(model, example_batch(experiment), mesh, split.fsdp_from)
     usable(model, variables)
     draw = Drawer(model, experiment.sampler, experiment.data.shape, mesh)
     key = named_key(experiment.seed, "sample")
@@ -125,7 +133,8 @@ def main() -> None:
             raise UserError(f"{type(metric).__name__}: {error}") from error
         for name, number in numbers.items():
             print(f"{name}  {number:.6g}", flush=True)
-        this.add_evaluation(metric, step, numbers, features.name if metric.in_features else "")
+        if writes():
+            this.add_evaluation(metric, step, numbers, features.name if metric.in_features else "")
     print(f"added to {folder / 'evaluation.json'}")
 
 

@@ -26,6 +26,9 @@ their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sa
 
 --prompt TEXT is what a text goes on from, or what is translated; --length N asks for more of it than the data's own.
 
+--mesh.fsdp N and --mesh.model N split a model over devices; by default as in the run, where that fits those here.
+--coordinator HOST:PORT --processes N --process I is for several hosts, as in train.py.
+
 Codes and latents are decoded by the first stage that they come from; samples.npz then holds `images`, too.
 """
 
@@ -106,16 +109,16 @@ def main() -> None:
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python sample.py RUN {' '.join(arguments)}")
     from samplers import own
-    from training.cli import load_module, parse, take
+    from training.cli import load_module, parse, take, take_cluster, take_mesh
+    from training.distributed import writes
     from training.draw import Drawer
     from training.edit import Edit, edited
-    from training.mesh import Mesh
     from training.picture import picture, save_gif, save_png, texts, write_texts
     from training.run import Run, example_batch, usable
     from training.startup import start
     from training.step import named_key
 
-    folder = Path(arguments.pop(0))
+    folder, cluster = Path(arguments.pop(0)), take_cluster(arguments)
     file = take(arguments, "--experiment", has_value=True)
     if file:
         load_module(file)
@@ -128,6 +131,8 @@ def main() -> None:
             raise UserError(f"{folder} is no diffusion run: it is not drawn from by {name}")
         default = dataclasses.replace(default, solver=own.load(name)())
     default = exchanged(default, arguments)
+    cluster.join()
+    split = take_mesh(arguments, experiment.mesh)
     chosen = parse(options(default), arguments, f"sample.py {folder}", USAGE)
     if chosen.n < 1 or chosen.batch_size < 1:
         raise UserError(f"--n and --batch-size must be at least 1, got {chosen.n} and {chosen.batch_size}")
@@ -155,8 +160,11 @@ def main() -> None:
     start()
     if name:
         own.rehearse(getattr(sampler, "solver"), name)  # noqa: B009, only a sampler that has one gets here
-    mesh = Mesh().build()  # all devices here: samples do not depend on how many
-    variables, step = run.averaged(model, example_batch(experiment), mesh)
+    try:
+        mesh = split.build()  # samples do not depend on it
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    variables, step = run.averaged(model, example_batch(experiment), mesh, split.fsdp_from)
     usable(model, variables)
     data = experiment.data
     variables = edit.variables(variables, mesh)
@@ -169,6 +177,8 @@ def main() -> None:
         raise UserError(str(error)) from error
     x = drawn.x
     seconds = time.perf_counter() - began - draw.compile_seconds
+    if not writes():
+        return
 
     out = chosen.out or folder
     out.mkdir(parents=True, exist_ok=True)

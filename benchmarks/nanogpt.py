@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from metrics.token_likelihood import TokenLikelihood
 from training.cli import load_experiment
-from training.loop import evaluation_of
+from training.measure import evaluation_of
 from training.mesh import put_batch
 from training.plan import Plan
 from training.startup import start

@@ -4,15 +4,14 @@
     (2)  example n is record π_e(n mod N) of epoch e = ⌊n/N⌋, π_e the permutation of Philox(seed, e)
 
 So a batch is a pure function of (seed, i): the position i is all that a checkpoint has to hold. Each process reads its
-own slice of every batch, and the whole batch is the same for any number of processes.
+own rows of every batch, and the whole batch is the same for any number of processes.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, SupportsIndex
+from typing import SupportsIndex
 
-import grain
 import numpy as np
 from jaxtyping import Int
 
@@ -21,6 +20,10 @@ Arrays = dict[str, np.ndarray]
 
 class MissingDataError(Exception):
     """The records are not where they were looked for. The message names the command that fetches them."""
+
+
+class ReadError(Exception):
+    """A batch could not be read, though its set is there. The message names the batch and the cause."""
 
 
 class UnknownDataError(Exception):
@@ -208,36 +211,22 @@ def permutation(seed: int, epoch: int, size: int) -> Int[np.ndarray, " size"]:
 
 @dataclass(frozen=True)
 class Batches:
-    """The endless stream of one process's batches, as a grain random-access source: item i is batch i."""
+    """The endless stream of one process's batches, a random-access source to grain: item i is batch i."""
 
     source: Source
     batch_size: int  # of all processes together
     seed: int
-    process: int = 0
-    processes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.batch_size % self.processes:
-            raise ValueError(f"batch_size={self.batch_size} does not divide over {self.processes} processes")
+    rows: Int[np.ndarray, " r"] | None = None  # of each batch, those that this process reads; None: all
 
     def __len__(self) -> int:
         return 2**31
 
     def __getitem__(self, position: SupportsIndex) -> Arrays:
-        share = self.batch_size // self.processes
-        first = int(position) * self.batch_size + self.process * share
-        numbers = np.arange(first, first + share)
+        rows = np.arange(self.batch_size) if self.rows is None else self.rows
+        numbers = int(position) * self.batch_size + rows
         size = len(self.source)
         epochs = numbers // size
         records = np.concatenate(
             [permutation(self.seed, int(e), size)[numbers[epochs == e] % size] for e in np.unique(epochs)]
         )
         return self.source.read(records, self.seed, numbers)
-
-
-def stream(batches: Batches) -> Any:
-    """A grain iterator over `batches`; its `get_state` and `set_state` hold the position."""
-    threads = batches.source.threads
-    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-    source: Any = batches  # grain asks for a class of its own where the two methods are enough
-    return iter(grain.MapDataset.source(source).to_iter_dataset(options))

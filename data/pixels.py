@@ -10,6 +10,9 @@ import numpy as np
 from jaxtyping import Float
 from PIL import Image
 
+# What is opened as an image, whatever a file calls itself: Pillow would run Ghostscript on PostScript, for one.
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
 
 def decode(encoded: bytes, channels: int, size: int | None = None) -> np.ndarray:
     """An image file as uint8 (1- and 8-bit files) or uint16 (16-bit files) [H, W, channels], 0 to full scale.
@@ -18,7 +21,7 @@ def decode(encoded: bytes, channels: int, size: int | None = None) -> np.ndarray
       channels: 1 (grey), 3 (RGB) or 4 (RGBA); what the file holds is converted.
       size: if given, the largest centred square is cut out and resized to size × size.
     """
-    image = Image.open(io.BytesIO(encoded))
+    image = Image.open(io.BytesIO(encoded), formats=FORMATS)
     if image.mode == "P":  # a palette's numbers are no levels: Pillow would not average them
         image = image.convert({1: "L", 3: "RGB", 4: "RGBA"}[channels])
     if size is not None:

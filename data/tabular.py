@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Float
 
 from data.arrays import ArraySource
-from data.dataset import Dataset, MissingDataError, Source, UnknownDataError
+from data.dataset import Dataset, MalformedDataError, MissingDataError, Source, UnknownDataError
+from data.npz import read_npy
 
 EMBEDDED = ("breast_cancer", "wine", "iris", "diabetes")
 
@@ -27,7 +28,10 @@ def _splits(name: str, held_out: float) -> tuple[Float[np.ndarray, "n d"], Float
             )
         if not path.is_file():
             raise MissingDataError(f"there is no table {name}")
-        rows = np.load(path, allow_pickle=False) if path.suffix == ".npy" else np.genfromtxt(path, delimiter=",")
+        try:
+            rows = read_npy(path) if path.suffix == ".npy" else np.genfromtxt(path, delimiter=",")
+        except ValueError as error:
+            raise MalformedDataError(f"{name} cannot be read: {error}") from error
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2:
         raise UnknownDataError(f"a table has rows and columns, and {name} has {rows.ndim} axes")

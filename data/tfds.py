@@ -2,10 +2,15 @@
 
 import difflib
 import logging
+import re
 from functools import lru_cache
 from typing import Any
 
 from data.dataset import MissingDataError, UnknownDataError
+
+# name, name/configuration, name:version or both. TFDS itself also takes name/data_dir=FOLDER, a folder whose metadata
+# name classes that it imports, and namespace:name, sets of other people's code: a name may come from a stranger's run.
+NAME = re.compile(r"([a-z]\w*)(/\w[\w.+-]*)?(:\d+\.\d+\.\d+)?", re.ASCII)
 
 
 @lru_cache(maxsize=8)
@@ -20,10 +25,14 @@ def prepared(name: str) -> Any:
 
     logging.getLogger("absl").setLevel(logging.ERROR)  # TFDS warns of decoders that are not used here
     known = tfds.list_builders(with_community_datasets=False)
-    if name.split("/")[0] not in known:
+    parts = NAME.fullmatch(name)
+    if parts is None or parts[1] not in known:
         near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
         raise UnknownDataError(f"TFDS has no set {name!r}" + (f"; the nearest are {', '.join(near)}" if near else ""))
-    builder: Any = tfds.builder(name, file_format="array_record")
+    try:
+        builder: Any = tfds.builder(name, file_format="array_record")
+    except (ValueError, AssertionError) as error:  # of its configuration, or of its version
+        raise UnknownDataError(f"TFDS has no set {name!r}: {str(error).partition(chr(10))[0]}") from error
     if not builder.is_prepared():
         folder = builder.data_path.parents[2 if builder.builder_config else 1]  # over name, configuration and version
         raise MissingDataError(

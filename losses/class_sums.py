@@ -5,19 +5,19 @@
     (3)  d log Σ e^z/dz_j = e^{z_j − log Σ e^z}: each chunk's logits once more, with the sum that is known by then
 
 Logits are z_ij = f(u_i·ŵ_j), counted where class j is not example i's own. What is held is one chunk of them. The rows
-are W's, what a step has drawn of them (losses/class_table.py), or a device's part of either.
+are W's, what a step has drawn of them (losses/class_table.py), or a device's part of either (losses/class_mesh.py).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Key
 
+from losses.class_mesh import Split, over_mesh, own
 from losses.class_table import NOBODY, Table, sampled, taken
 from losses.margin_softmax import Margin
 from models.embedder import unit
@@ -43,6 +43,11 @@ class Others(NamedTuple):
     overflow: Int[Array, ""]
 
 
+# How they are split; and u, w, bias, label and key.
+OF_OTHERS = Others._make([Split.EXAMPLES] * 5 + [Split.NOT])
+OF_LOSS = (Split.EXAMPLES, Split.ROWS, Split.EXAMPLES, Split.EXAMPLES, Split.NOT)
+
+
 @dataclass(frozen=True)
 class Settings:
     """What is fixed when the step is traced."""
@@ -53,6 +58,7 @@ class Settings:
     sample: float = 1.0  # part of each shard's classes that is looked at
     smoothing: float = 0.0
     axis: str | None = None  # of the mesh, that W's rows are split over
+    apart: tuple[str, ...] = ()  # its other axes, that the examples are split over: set by `on_shards`
 
     def __post_init__(self) -> None:
         if self.chunk < 0 or not 0.0 < self.sample <= 1.0:
@@ -92,17 +98,21 @@ def rivals(ids: Int[Array, " r"], label: Int[Array, " b"], turn: Any, size: int)
 
 
 def in_shard(how: Settings, w: Head, label: Int[Array, " b"], key: Maybe) -> tuple[Table, Any]:
-    """This device's table and the examples' classes as it numbers them."""
+    """This device's table and its examples' classes as it numbers them."""
     size, classes = w.shape[0], how.classes
     if how.axis:
         index = jax.lax.axis_index(how.axis)
         label, classes = label - index * size, classes - index * size
         key = None if key is None else jax.random.fold_in(key, index)
-    return sampled(label, size, classes, how.sample, key), label
+    # Devices that have the same rows have to draw the same ones, whichever examples they have of the batch.
+    table = sampled(of_all(how, label)[0], size, classes, how.sample, key)
+    if how.apart:
+        table = table._replace(place=own(table.place, how.apart, label.shape[0]))
+    return table, label
 
 
 def forward(how: Settings, u: Any, w: Any, bias: Any, table: Table, label: Any) -> Others:
-    """(4) over a table's rows `w`, and (5)."""
+    """(1) over a table's rows `w`, and (2)."""
     turns, size = chunks(w, u.shape[0], how.chunk)
 
     def body(sums: Any, turn: Any) -> tuple[Any, None]:
@@ -143,7 +153,14 @@ def chunk_gradient(
     """(du, dw, dbias) of one chunk, of Σ_i slope.total_i·total_i + slope.summed_i·summed_i."""
     z, back = jax.vjp(lambda u, w, bias: logits_of(how.margin, u, w, bias), u, w, bias)
     part = jax.nn.sigmoid(z) if how.margin.BINARY else jnp.exp(jnp.where(counts > 0.0, z - total[:, None], LOWEST))
-    return back(counts * (slope.total[:, None] * part + (slope.summed[:, None] if how.smoothing else 0.0)))
+    du, dw, dbias = back(counts * (slope.total[:, None] * part + (slope.summed[:, None] if how.smoothing else 0.0)))
+    # Chunk by chunk: the sum of all of W's gradient would be a second array of its size.
+    return du, jax.lax.psum(dw, how.apart) if how.apart else dw, dbias
+
+
+def of_all(how: Settings, *arrays: Array) -> tuple[Array, ...]:
+    """Arrays that have a row an example, each with the rows of the whole batch."""
+    return tuple(jax.lax.all_gather(array, how.apart, tiled=True) if how.apart else array for array in arrays)
 
 
 def _local(how: Settings, u: Any, w: Any, bias: Any, label: Any, key: Any) -> Others:
@@ -168,7 +185,8 @@ def _local_gradient(
 
     (du, drows, dbias), _ = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, (u, rows, bias)), jnp.arange(turns))
     # Into the same array: a second one of W's size is what the gradient of a gather would take.
-    dw = drows = drows.at[table.place].add(slope.rows.astype(w.dtype), mode="drop")
+    place, slopes = of_all(how, table.place, slope.rows.astype(w.dtype))
+    dw = drows = drows.at[place].add(slopes, mode="drop")
     if table.rows is not None:
         dw = jnp.zeros_like(w).at[table.rows].add(drows, mode="drop")
     if how.axis:
@@ -176,24 +194,11 @@ def _local_gradient(
     return du, dw, dbias
 
 
-def on_shards(how: Settings, function: Callable[..., Any], split: tuple[int, ...], out: Any) -> Callable[..., Any]:
-    """`function(how, …)` on each device's rows of W.
-
-    Args:
-      split: which of the arguments are split as W is.
-      out: for each of its results, whether that is split so.
-    """
-    local = partial(function, how)
+def on_shards(how: Settings, function: Callable[..., Any], given: Any, found: Any) -> Callable[..., Any]:
+    """`function(how, …)` on each device's rows of W and its part of the examples; losses/class_mesh.py."""
     if not how.axis:
-        return local
-    rows = P(how.axis)
-
-    def over_mesh(*arguments: Any) -> Any:
-        specs = tuple(rows if i in split else P() for i in range(len(arguments)))
-        out_specs = jax.tree.map(lambda one: rows if one else P(), out)
-        return jax.shard_map(local, in_specs=specs, out_specs=out_specs, check_vma=False)(*arguments)
-
-    return over_mesh
+        return partial(function, how)
+    return over_mesh(how.axis, lambda apart: partial(function, replace(how, apart=apart)), given, found)
 
 
 def others(
@@ -211,7 +216,7 @@ def others(
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _others(how: Settings, u: Any, w: Any, bias: Any, label: Any, key: Any) -> Others:
-    return on_shards(how, _local, (1,), False)(u, w, bias, label, key)
+    return on_shards(how, _local, OF_LOSS, OF_OTHERS)(u, w, bias, label, key)
 
 
 def _forward(how: Settings, u: Any, w: Any, bias: Any, label: Any, key: Any) -> tuple[Others, Any]:
@@ -220,7 +225,7 @@ def _forward(how: Settings, u: Any, w: Any, bias: Any, label: Any, key: Any) -> 
 
 
 def _backward(how: Settings, kept: Any, slope: Others) -> tuple[Any, ...]:
-    gradient = on_shards(how, _local_gradient, (1,), (False, True, False))
+    gradient = on_shards(how, _local_gradient, (*OF_LOSS, Split.EXAMPLES, OF_OTHERS), OF_LOSS[:3])
     return *gradient(*kept, slope), None, None
 
 

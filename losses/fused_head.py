@@ -18,14 +18,17 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from losses.class_sums import (
+    OF_OTHERS,
     Head,
     Others,
     PerExample,
     Settings,
+    Split,
     chunk_gradient,
     chunk_of,
     chunks,
     in_shard,
+    of_all,
     on_shards,
     others,
     rivals,
@@ -75,6 +78,7 @@ def _local(update: HeadSGD, how: Settings, u: Any, w: Any, momentum: Any, bias: 
     key, rate, total, slope = rest
     table, label = in_shard(how, w, label, key)
     rows, moving = taken(w, table), taken(momentum, table)
+    place, slopes = of_all(how, table.place, slope.rows)
     turns, size = chunks(rows, u.shape[0], how.chunk)
 
     def body(carry: Any, turn: Any) -> tuple[Any, None]:
@@ -82,12 +86,12 @@ def _local(update: HeadSGD, how: Settings, u: Any, w: Any, momentum: Any, bias: 
         (some, start), (before, _) = chunk_of(rows, turn, size), chunk_of(moving, turn, size)
         counts = rivals(table.ids, label, turn, size)
         du_, dw, dbias_ = chunk_gradient(how, u, some, bias, counts, total, slope)
-        here = (table.place >= turn * size) & (table.place < start + size)
-        at = jnp.where(here, table.place - start, size)
+        here = (place >= turn * size) & (place < start + size)
+        at = jnp.where(here, place - start, size)
         after = update.momentum * before + dw + update.weight_decay * some
         # The scatter last, and each array's new rows from it and the array itself: what the compiler fuses with a write
         # may then read nothing of the other array, which it would have to copy first, whole, in every turn.
-        after = after.at[at].add(slope.rows.astype(dw.dtype), mode="drop")
+        after = after.at[at].add(slopes.astype(dw.dtype), mode="drop")
         # Rows that the last chunk has in common with the one before have had their step.
         fresh = (start + jnp.arange(size) >= turn * size).reshape(-1, *[1] * (some.ndim - 1))
         put = lambda array, part: jax.lax.dynamic_update_slice_in_dim(array, part, start, 0)  # noqa: E731
@@ -126,7 +130,9 @@ def fused_step(
     share = 1.0 / x.shape[0]
     dx, dbias, dtotal, dsummed, drows = back(jnp.full_like(value, share))
     slope = Others(dtotal, dsummed, found.highest, drows, found.rivals, found.overflow)
-    run: Callable[..., Any] = on_shards(how, partial(_local, update), (1, 2), (False, False, True, True))
+    each, split, whole = Split.EXAMPLES, Split.ROWS, Split.NOT
+    given = (each, split, split, each, each, whole, whole, each, OF_OTHERS)
+    run: Callable[..., Any] = on_shards(how, partial(_local, update), given, (each, each, split, split))
     du, more, w, momentum = run(u, w, momentum, bias, label, key, update.rate(step), found.total, slope)
     dx, dbias = (dx + back_to_x(du)[0]) / share, (dbias + more) / share
     return Fused(value, ahead, found.overflow, dx, dbias, w, momentum)

@@ -103,7 +103,8 @@ def linear_cross_entropy(
       margin: NormFace without one.
       step: steps already taken, for margins that grow.
       chunk: classes whose logits are held at once; 0: as many as make 2²¹ logits.
-      class_axis: an axis of the ambient mesh (`jax.set_mesh`) that W's rows are split over.
+      class_axis: an axis of the ambient mesh (`jax.set_mesh`) that W's rows are split over; examples are split over its
+        axes "data" and "fsdp" (losses/class_mesh.py).
       sample: the part of each shard's classes that is looked at; those of the batch are among them.
       key: decides which part.
       label_smoothing: ε of (3).

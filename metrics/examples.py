@@ -5,15 +5,16 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from data.dataset import Arrays
 from metrics.metric import Evaluation, Metric
 from models.denoiser import Denoiser
 from models.model import Condition, Model, Variables
+from models.sharding import batch_axes, made_whole
+from models.stack import BLOCKS
 from samplers.sampler import sample_keys
 
 PerExample = Callable[[Variables, dict[str, Array], Key[Array, " b"]], Any]  # (variables, batch, keys) → leaves [b, …]
@@ -47,25 +48,41 @@ def over_examples(function: PerExample, variables: Variables, examples: Arrays, 
     """
     n = len(examples["x"])
     split = _batch_sharding(variables)
-    devices = split.mesh.size if split else 1
     size = min(batch_size, n)
-    size += -size % devices
-    jitted = jax.jit(function)
+    size += -size % (split.num_devices if split else 1)
+
+    def of_batch(variables: Variables, batch: dict[str, Array], indices: Int[Array, " b"]) -> Any:
+        keys = sample_keys(jax.random.key(seed), indices)
+        if split is None:
+            return function(variables, batch, keys)
+        with jax.sharding.use_abstract_mesh(split.mesh.abstract_mesh):
+            return function(made_whole(variables, but=BLOCKS), batch, keys)
+
+    # Whole on every device: each process has all of it then, and not only what its own devices have computed.
+    whole = NamedSharding(split.mesh, PartitionSpec()) if split else None
+    jitted = jax.jit(of_batch, out_shardings=whole)
     parts = []
     for start in range(0, n, size):
-        indices = jnp.arange(start, start + size)
-        within = np.minimum(np.asarray(indices), n - 1)  # the last batch is padded: one compilation
+        indices = np.arange(start, start + size, dtype=np.int32)
+        within = np.minimum(indices, n - 1)  # the last batch is padded: one compilation
         batch = {name: value[within] for name, value in examples.items()}
-        keys = sample_keys(jax.random.key(seed), indices)
-        parts.append(jax.device_get(jitted(variables, *jax.device_put((batch, keys), split))))
+        parts.append(jax.device_get(jitted(variables, *_on_devices((batch, indices), split))))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
+
+
+def _on_devices(tree: Any, split: NamedSharding | None) -> Any:
+    """Host arrays, the same in every process, split over the devices of all."""
+    if split is None:
+        return tree
+    put = lambda x: jax.make_array_from_callback(x.shape, split, lambda index: x[index])  # noqa: E731
+    return jax.tree.map(put, tree)
 
 
 def _batch_sharding(variables: Variables) -> NamedSharding | None:
     sharding = getattr(next(iter(jax.tree.leaves(variables)), None), "sharding", None)
     if not isinstance(sharding, NamedSharding):
         return None
-    return NamedSharding(sharding.mesh, PartitionSpec(sharding.mesh.axis_names[0]))
+    return NamedSharding(sharding.mesh, PartitionSpec(batch_axes(sharding.mesh)))
 
 
 def mean_and_error(name: str, values: Float[np.ndarray, " n"]) -> dict[str, float]:

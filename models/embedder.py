@@ -4,8 +4,9 @@
     (2)  head W ∈ R^{C×D}: a row a class, or K rows a class (sub-centres, ArcFace ECCV 2020). No class bias: two of the
          same direction could not be told apart by angle (1704.08063 §3.1)
 
-The head is one global array. With `class_axis` its rows are split over that axis of the mesh, and padded to a multiple
-of 128, so that a checkpoint's shapes do not depend on the mesh it was made on.
+The head is one global array. With `class_axis` its rows are split over that axis of the mesh, which may be one of those
+that the batch is split over, and padded to a multiple of 128, so that a checkpoint's shapes do not depend on the mesh
+it was made on.
 """
 
 from abc import ABC, abstractmethod
@@ -20,6 +21,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Key
 
 from models.model import Batch, Model, Variables
+from models.sharding import Split
 
 PAD = 128  # rows of a split head are a multiple of this: any mesh of 2, 4, … 128 devices divides them
 
@@ -60,7 +62,8 @@ class Embedder(Model):
     net: EmbeddingNet
     classes: int | None = None  # C; None: as many as the data has
     centres: int = 1  # K, rows of a class
-    class_axis: str = ""  # axis of the mesh that the head's rows are split over; empty: a copy on each device
+    # Axis of the mesh (model, data or fsdp) that the head's rows are split over; empty: a copy on each device.
+    class_axis: str = ""
     # W is no parameter: the loss itself updates it (losses/identification.py, `update`). It is then not averaged, and
     # beside the averaged parameters of the network stands W as it is.
     head_in_state: bool = False
@@ -80,9 +83,10 @@ class Embedder(Model):
         return -(-classes // PAD) * PAD if self.class_axis else classes
 
     @property
-    def split(self) -> Mapping[str, str]:
-        """The head and what is kept beside it."""
-        return {"head": self.class_axis, "momentum": self.class_axis} if self.class_axis else {}
+    def split(self) -> Split:
+        """The head and what is kept beside it, besides the network's widths."""
+        axes = (self.class_axis or None, *[None] * (1 if self.centres == 1 else 2))
+        return {"head": axes, "momentum": axes, **super().split}
 
     def _classes(self) -> int:
         if self.classes is None:

@@ -14,6 +14,8 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
+from models.sharding import WIDTHS, Split
+
 Variables = Mapping[str, Any]
 Batch = Mapping[str, Array]
 Condition = Mapping[str, Array] | None
@@ -47,9 +49,9 @@ class Model(ABC):
         return 0
 
     @property
-    def split(self) -> Mapping[str, str]:
-        """Variables, by the last part of their name, whose rows are split over an axis of the mesh."""
-        return {}
+    def split(self) -> Split:
+        """Which variables are split over the mesh by their names: hidden widths and heads, as layers are called."""
+        return WIDTHS
 
     def check_batch(self, batch: Mapping[str, np.ndarray]) -> None:  # noqa: B027, most take what the data gives
         """Called on every batch of a run before its step.

@@ -10,6 +10,9 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.remat import checkpointed_scan
+from models.sharding import made_whole
+
+BLOCKS = "blocks"  # of the stacked parameters, and of the stacked batch statistics
 
 
 class Stack(nn.Module):
@@ -45,14 +48,15 @@ class Stack(nn.Module):
             fresh.update(jax.vmap(lambda k: self.block.init(k, h, *own(first), *context))(keys))
             return fresh["params"]
 
-        params = self.param("blocks", init)
+        params = self.param(BLOCKS, init)
         if self.is_initializing() and "batch_stats" in fresh:
-            self.put_variable("batch_stats", "blocks", fresh["batch_stats"])
-        stats = self.get_variable("batch_stats", "blocks")  # None where the blocks keep none
+            self.put_variable("batch_stats", BLOCKS, fresh["batch_stats"])
+        stats = self.get_variable("batch_stats", BLOCKS)  # None where the blocks keep none
         dropout = jax.random.split(self.make_rng("dropout"), self.depth) if train else None
 
         def body(h: Any, layer: tuple[Any, Any, Any, Any]) -> tuple[Any, Any]:
             params, stats, key, beside = layer
+            params = made_whole(params)
             variables = {"params": params} if stats is None else {"params": params, "batch_stats": stats}
             rngs, mutable = ({"dropout": key}, ["batch_stats"]) if train else (None, [])
             h, after = self.block.apply(variables, h, *own(beside), *context, train=train, rngs=rngs, mutable=mutable)
@@ -61,5 +65,5 @@ class Stack(nn.Module):
         layers = (params, stats, dropout, each)
         h, (every, stats) = checkpointed_scan(body, h, layers, self.remat, unroll=self.unroll)
         if stats is not None and not self.is_initializing():
-            self.put_variable("batch_stats", "blocks", stats)
+            self.put_variable("batch_stats", BLOCKS, stats)
         return h, every

@@ -91,6 +91,8 @@ def _zipped(path: Path) -> Any:
         names = [name.removesuffix("/data.pkl") for name in archive.namelist() if name.endswith("/data.pkl")]
         if len(names) != 1:
             raise ValueError("a zip archive without the one data.pkl of torch.save")
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("its parts are compressed, which torch.save's are not: they may be of any size")
         order = f"{names[0]}/byteorder"
         big = order in archive.namelist() and archive.read(order) == b"big"
 

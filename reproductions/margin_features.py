@@ -21,7 +21,7 @@ from losses.identification import Identification
 from losses.margin_softmax import ArcFace, ASoftmax, CosFace, LSoftmax, Margin, NormFace
 from metrics.embeddings import embedded
 from reproductions.reproduction import Row, Trained, made, trained
-from training.loop import evaluation_of
+from training.measure import evaluation_of
 
 PANELS: tuple[tuple[str, str, Margin | None], ...] = (  # title, experiment, another margin than its own
     ("softmax", "softmax", None),

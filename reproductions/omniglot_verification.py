@@ -17,7 +17,7 @@ from data.verification_pairs import drawn_pairs
 from metrics.embeddings import Verification, embedded
 from metrics.verification import cosines, roc
 from reproductions.reproduction import Row, Trained, made, trained
-from training.loop import evaluation_of
+from training.measure import evaluation_of
 
 MARGINS = (
     *("normface", "lsoftmax", "asoftmax", "amsoftmax", "arcface", "combined", "subcentre", "adaface", "magface"),

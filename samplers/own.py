@@ -104,6 +104,12 @@ def from_function(function: Callable[..., Any], name: str) -> type[Solver]:
 class _Function(Solver):
     FUNCTION: Callable[..., Any]
 
+    def __post_init__(self) -> None:
+        if not hasattr(self, "FUNCTION"):  # a configuration can name the bare class
+            raise ValueError(
+                "a function's sampler comes from a file that the command line names: --sampler FILE.py:NAME"
+            )
+
     @property
     def stated_order(self) -> int | None:
         return getattr(self.FUNCTION, "order", None)

@@ -24,9 +24,14 @@ ENVIRONMENT = {
 }
 
 
-def start(script: str, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+def start(script: str, *arguments: str, limit: int = 0, **environment: str) -> subprocess.Popen[str]:
+    """Args: limit, of the size of files in bytes, as on a full disk; 0 is none."""
+    limited = (
+        f"import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); "
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
     return subprocess.Popen(
-        [sys.executable, str(ROOT / script), *arguments],
+        [sys.executable, *(["-c", limited] if limit else []), str(ROOT / script), *arguments],
         env={**ENVIRONMENT, **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

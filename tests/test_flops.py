@@ -7,6 +7,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
+from losses.linear_cross_entropy import linear_cross_entropy
 from training.flops import matmul_flops
 
 SQUARE = jax.ShapeDtypeStruct((16, 16), jnp.float32)
@@ -172,6 +173,20 @@ def test_what_is_split_over_devices_is_counted_on_all_of_them(devices):
     rows, whole = PartitionSpec("data"), PartitionSpec()
     split = jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(rows, whole), out_specs=rows)
     assert matmul_flops(split, SQUARE, SQUARE) == ONE
+
+
+@pytest.mark.parametrize("sizes", [(2, 2, 2), (1, 1, 8), (1, 4, 2)])
+@pytest.mark.parametrize("axis", ["model", "data", "fsdp"])
+def test_a_head_split_over_a_mesh_is_every_example_times_every_class_once(axis, sizes):
+    """Forward, the logits once more, and the products of x's gradient and W's; whatever devices repeat of it."""
+    x, w, label = shape(16, 4), shape(64, 4), jax.ShapeDtypeStruct((16,), jnp.int32)
+    mesh = jax.make_mesh(sizes, ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3)
+
+    def loss(x, w, label):
+        return jnp.sum(linear_cross_entropy(x, w, label, class_axis=axis).value)
+
+    with jax.set_mesh(mesh):
+        assert matmul_flops(jax.grad(loss, (0, 1)), x, w, label) == 4 * 2 * 16 * 64 * 4
 
 
 def test_cudnns_attention_counts_as_the_one_that_is_written_out(monkeypatch):

@@ -27,8 +27,8 @@ def test_the_commands_settings_exist():
     assert len(commands) >= 2
     for name, arguments in commands:
         flags = [a for a in shlex.split(arguments) if a not in ("--help",)]
-        take(flags, "--workdir", has_value=True)
-        take(flags, "--profile", has_value=True)
+        for flag in ("--workdir", "--profile", "--sweep", "--at-once"):
+            take(flags, flag, has_value=True)
         take_wishes(flags)
         preset = take(flags, "--preset", has_value=True)
         parse(load_experiment(name, preset=preset), flags, "train.py")

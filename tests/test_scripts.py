@@ -224,22 +224,12 @@ def test_a_folder_that_cannot_be_written():
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits on file size")
 def test_a_checkpoint_that_cannot_be_written_whole(tmp_path):
     """As on a full disk: the operating system refuses files of over 200 kB."""
-    limit = (
-        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000)); "
-        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
-    )
     arguments = (*TINY, "--model.net.width", "128", "--sample-every", "0", "--workdir", str(tmp_path / "r"))
-    process = subprocess.run(
-        [sys.executable, "-c", limit, str(ROOT / "train.py"), *arguments],
-        env={**ENVIRONMENT, "JAX_COMPILATION_CACHE_DIR": ""},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+    process = start("train.py", *arguments, limit=200_000, JAX_COMPILATION_CACHE_DIR="")
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 1
-    assert "Traceback" not in process.stderr
-    assert "a checkpoint could not be written (File too large); no checkpoint had been written before" in process.stderr
+    assert "Traceback" not in err
+    assert "a checkpoint could not be written (File too large); no checkpoint had been written before" in err
 
 
 def test_tensorflow_is_imported_by_nobody():

@@ -1,5 +1,6 @@
 """What the scripts set for their process, looked at in processes of their own."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,3 +48,19 @@ def test_large_blocks_are_reused_without_page_faults() -> None:
     if left_alone < 1000:
         pytest.skip(f"{left_alone} faults for 512 MiB: huge pages leave nothing to gain")
     assert count < left_alone / 100
+
+
+def test_what_comes_too_late_from_a_failed_save_is_not_printed():
+    script = (
+        "import tensorstore, time\nfrom training.startup import start\nstart()\n"
+        "def late(text):\n"
+        "    promise, future = tensorstore.Promise.new()\n"
+        "    def tell(_):\n        raise RuntimeError(text)\n"
+        "    future.add_done_callback(tell)\n    promise.set_result(0)\n    time.sleep(0.2)\n"
+        "late('Event loop is closed')\nlate('something else')\n"
+    )
+    command = [sys.executable, "-c", script]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=120)
+    assert "something else" in done.stderr
+    assert "Event loop is closed" not in done.stderr

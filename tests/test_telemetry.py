@@ -8,8 +8,8 @@ import jax
 import numpy as np
 import pytest
 
-import training.loop
 import training.telemetry
+import training.watchdog
 from experiments.digits_ddpm import tiny as digits
 from experiments.glow_digits import tiny as glow
 from experiments.toy_flow import tiny as toy
@@ -173,10 +173,10 @@ def test_a_trace_that_the_run_ends_in_is_ended(tmp_path, monkeypatch):
         raise Stopped("enough", 1)
 
     calls.clear()
-    monkeypatch.setattr(training.loop, "_check_finite", stop)
+    monkeypatch.setattr(training.watchdog.Watchdog, "done", stop)
     with pytest.raises(Stopped):
         train(ONE, tmp_path / "broken", profile=(1, 4))
-    assert calls == ["start profile", "stop"]
+    assert calls == ["start profile", "1", "stop"]
 
 
 def test_a_resumed_run_traces_what_is_left_and_says_where_nothing_is(tmp_path, monkeypatch, capfd):

@@ -24,7 +24,8 @@ from training.checkpoint import Store
 from training.draw import Drawer
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints
-from training.loop import measure, train
+from training.loop import train
+from training.measure import measure
 from training.mesh import Mesh, put_batch
 from training.optimizer import Optimizer
 from training.plan import Plan
@@ -273,7 +274,7 @@ class Exploding(Denoising):
     ("change", "message"),
     [
         ({"batch_size": 31, "mesh": Mesh(data=8)}, "batch_size=31 does not divide over 8 devices"),
-        ({"mesh": Mesh(data=9)}, "mesh.data=9, but there are 8 devices"),
+        ({"mesh": Mesh(data=9)}, "mesh.data=9, .* are 9 devices, but there are 8 devices"),
         ({"model": replace(digits.model, net=MLP(num_classes=3))}, "conditioned on 3 classes, but the data has 10"),
         ({"sampler": replace(digits.sampler, steps=0)}, "at least 1 step, got steps=0"),
         ({"sampler": replace(digits.sampler, steps=1001)}, "at most as many steps as it was trained with"),

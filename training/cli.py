@@ -19,8 +19,10 @@ from typing import Any, TypeVar
 import tyro
 
 from training import config
+from training.distributed import Cluster
 from training.errors import UserError
 from training.experiment import Experiment
+from training.mesh import Mesh
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 T = TypeVar("T")
@@ -94,6 +96,38 @@ def take(arguments: list[str], flag: str, has_value: bool = False) -> str | None
     return None
 
 
+def take_cluster(arguments: list[str]) -> Cluster:
+    """Takes out of the arguments where the processes of a run meet."""
+    number = lambda flag: take_number(arguments, flag)  # noqa: E731
+    sought, coordinator = bool(take(arguments, "--distributed")), take(arguments, "--coordinator", has_value=True)
+    processes, process = number("--processes"), number("--process")
+    return Cluster(
+        sought=sought,
+        coordinator=coordinator or "",
+        processes=processes or 0,
+        process=-1 if process is None else process,
+    )
+
+
+def take_number(arguments: list[str], flag: str) -> int | None:
+    """Takes a flag and its whole number out of the arguments."""
+    text = take(arguments, flag, has_value=True)
+    if text is not None and not text.isdecimal():
+        raise UserError(f"{flag} {text}: this takes a whole number")
+    return None if text is None else int(text)
+
+
+def take_mesh(arguments: list[str], of_run: Mesh) -> Mesh:
+    """Takes `--mesh.…` out of the arguments; without any, the run's own mesh on the devices that are here."""
+    own: list[str] = []
+    while (at := next((i for i, word in enumerate(arguments) if word.startswith("--mesh.")), None)) is not None:
+        own.append("--" + arguments.pop(at).removeprefix("--mesh."))
+        if "=" not in own[-1] and at < len(arguments):
+            own.append(arguments.pop(at))
+    everywhere = dataclasses.replace(of_run, data=0)
+    return parse(everywhere, own, "--mesh") if own else everywhere.here()
+
+
 def parse(default: T, arguments: list[str], prog: str, description: str = "") -> T:
     """`default` with the command line's changes. Mistakes are answered with the nearest names, exit status 2."""
     default, arguments = choose(default, arguments)
@@ -136,7 +170,7 @@ def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
             continue
         if not equals:
             value = queue.pop(0) if queue and not queue[0].startswith("-") else ""
-        none = optional and value == "none"
+        none = optional and value in ("none", "None")  # a plain field's is None
         new = None if none else member(flag, _family(owner, path[-1], current), value, queue)
         default = _replaced(default, path, new)
     return default, rest

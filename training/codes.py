@@ -23,6 +23,7 @@ from jaxtyping import Float, Int, Integer
 
 from data.dataset import Arrays, Dataset, Source, is_test
 from data.encoded import Encoded
+from data.npz import Like, read_npz
 from models.codec import Codec
 from models.model import Variables
 from training.errors import UserError
@@ -82,7 +83,7 @@ def _first_stage(folder: str, changed: int) -> FirstStage:
 
 @lru_cache(maxsize=4)
 def _variables(stage: FirstStage) -> Variables:
-    return stage.run.averaged(Mesh().build())
+    return stage.run.averaged(Mesh().build(local=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,15 @@ class _OfFirstStage(Encoded):
         """What the files in RUN/codes are called."""
         return type(self).__name__.lower()
 
+    def like(self, stage: FirstStage) -> Like:
+        """What a file in RUN/codes may hold."""
+        of_images = {name: ((None, *a.shape[1:]), a.dtype) for name, a in stage.images.zeros(1).items()}
+        return {**of_images, "x": self.stored(stage), "made_by": ((), np.asarray(stage.digest).dtype)}
+
+    @abstractmethod
+    def stored(self, stage: FirstStage) -> tuple[tuple[int | None, ...], np.dtype]:
+        """Shape and type of what is kept, of any number of images."""
+
     @abstractmethod
     def make(self, stage: FirstStage, x: Float[np.ndarray, "n h w c"]) -> np.ndarray:
         """Of images, what is kept."""
@@ -166,7 +176,7 @@ class _OfFirstStage(Encoded):
 def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
     path = Path(data.codes) / "codes" / f"{data.kind}_{split}.npz"
     if path.is_file():
-        return _read(path, stage)
+        return _read(path, data, stage)
     if jax.process_count() > 1:  # each would write the same file, and wait for another's devices
         raise UserError(f"{path} is made by one process: train or sample with {FLAG} on one host first")
     source = stage.images.source(split)
@@ -185,11 +195,12 @@ def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
     return arrays
 
 
-def _read(path: Path, stage: FirstStage) -> Arrays:
+def _read(path: Path, data: _OfFirstStage, stage: FirstStage) -> Arrays:
     try:
-        with np.load(path) as file:
-            arrays = {name: file[name] for name in file.files}
-            maker = str(arrays.pop("made_by"))
+        arrays = read_npz(path, data.like(stage))
+        maker = str(arrays.pop("made_by"))
+        if len({len(array) for array in arrays.values()}) != 1 or "x" not in arrays:
+            raise ValueError("it has no x, or not as many of all arrays")
     except Exception as error:  # zipfile raises many kinds
         raise UserError(f"{path} cannot be read ({error}); delete it, and it is made again") from error
     if maker != stage.digest:
@@ -232,6 +243,9 @@ class Codes(_OfFirstStage):
     def grid(self) -> tuple[int, int] | None:
         return self.stage.model.grid(self.stage.shape)
 
+    def stored(self, stage: FirstStage) -> tuple[tuple[int | None, ...], np.dtype]:
+        return (None, stage.model.length(stage.shape)), np.min_scalar_type(stage.model.codes)
+
     def make(self, stage: FirstStage, x: Float[np.ndarray, "n h w c"]) -> Integer[np.ndarray, "n t"]:
         return stage.over(stage.model.encode, x).astype(np.min_scalar_type(stage.model.codes))
 
@@ -262,6 +276,9 @@ class Latents(_OfFirstStage):
     @property
     def shape(self) -> tuple[int, ...]:
         return self.stage.latent_shape()
+
+    def stored(self, stage: FirstStage) -> tuple[tuple[int | None, ...], np.dtype]:
+        return (None, *stage.latent_shape()), np.dtype(np.float32)
 
     def make(self, stage: FirstStage, x: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n rows columns d"]:
         return stage.over(stage.model.latents, x)

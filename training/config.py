@@ -24,6 +24,7 @@ from samplers.catalogue import command_name
 from training.errors import UserError
 
 PACKAGES = ("data", "paths", "models", "losses", "samplers", "metrics", "training")
+LARGEST = 2**24  # bytes of a JSON file that is read; a run's own have thousands, and tens of them with an alphabet
 _of_user: dict[str, type] = {}
 
 
@@ -121,6 +122,8 @@ def fits(value: Any, hint: Any) -> bool:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return all(fits(item, arguments[0]) for item in value)
         return len(value) == len(arguments) and all(fits(v, a) for v, a in zip(value, arguments, strict=True))
+    if isinstance(value, int) and value.bit_length() > 63:  # JSON has integers that no array holds
+        return False
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if hint is int:
@@ -163,7 +166,7 @@ def differences(old: Any, new: Any, where: str = "") -> list[str]:
         return []
 
     def show(value: Any) -> str:
-        return value["type"] if isinstance(value, dict) else json.dumps(value)
+        return str(value.get("type")) if isinstance(value, dict) else json.dumps(value)
 
     return [f"{where}: {show(old)} in the run, {show(new)} asked for"]
 
@@ -179,6 +182,25 @@ def write_whole(path: Path, text: str) -> None:
     part.replace(path)
 
 
+def read_json(path: Path) -> Any:
+    """A file's value.
+
+    Raises:
+      ValueError: it is not JSON, no text at all, larger than what a run writes, or nested beyond what Python follows.
+    """
+    if path.stat().st_size > LARGEST:
+        raise ValueError(f"it has {path.stat().st_size} bytes, more than the {LARGEST} that are read")
+    return parse_json(path.read_text())
+
+
+def parse_json(text: str) -> Any:
+    """As `json.loads`, but that whatever is wrong is a ValueError."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply, or comes from itself") from error
+
+
 def load(path: Path) -> Any:
     """Reads a run's configuration.
 
@@ -186,6 +208,6 @@ def load(path: Path) -> Any:
       UserError: not JSON, or not a valid experiment.
     """
     try:
-        return decode(json.loads(path.read_text()))
-    except ValueError as error:  # no JSON, or no text at all
+        return decode(read_json(path))
+    except ValueError as error:
         raise UserError(f"{path} is not JSON: {error}") from error

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 from jaxtyping import Float, Int
 
 from models.model import Model, Variables
+from models.sharding import made_whole
+from models.stack import BLOCKS
 from samplers.sampler import Sampler, sample_keys
 from samplers.solver import Samples
 from training.experiment import without_remat
@@ -52,13 +54,15 @@ class Drawer:
         # Equal batches, the last padded: one compilation, and a whole number of samples on every device.
         size = min(self.batch_size, n)
         size += -size % self.mesh.size
+        condition = jax.tree.map(np.asarray, condition)
         parts = []
         for start in range(0, n, size):
-            within = jnp.minimum(jnp.arange(start, start + size), n - 1)
-            indices = first + jnp.arange(start, start + size)
+            within = np.minimum(np.arange(start, start + size), n - 1)
+            indices = np.arange(first + start, first + start + size, dtype=np.int32)
             part = jax.tree.map(lambda leaf: leaf[within], condition)  # noqa: B023
-            split = by_batch(self.mesh)
-            arguments = (variables, key, jax.device_put(indices, split), jax.device_put(part, split))
+            # Every process has all of them, and hands over those of its own devices.
+            put = lambda x: jax.make_array_from_callback(x.shape, by_batch(self.mesh), lambda index: x[index])  # noqa: E731
+            arguments = (variables, key, *jax.tree.map(put, (indices, part)))
             parts.append(jax.device_get(self._compile(arguments, trajectory)(*arguments)))
         x = np.concatenate([part.x for part in parts])[:n]
         nfe = None if parts[0].nfe is None else np.concatenate([part.nfe for part in parts])[:n]
@@ -74,11 +78,19 @@ class Drawer:
             model = without_remat(self.model)  # a sampler may differentiate forwards
 
             def draw(variables: Variables, key: Any, indices: Any, condition: Any) -> Samples:
-                keys = sample_keys(key, indices)
-                return self.sampler(model, variables, keys, condition, self.shape, trajectory)
+                with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+                    variables = made_whole(variables, model.split, but=BLOCKS)
+                    return self.sampler(model, variables, sample_keys(key, indices), condition, self.shape, trajectory)
 
             whole, split = replicated(self.mesh), by_batch(self.mesh)
-            jitted = jax.jit(draw, in_shardings=(whole, whole, split, split))
+            # Parameters stay where they are; samples come whole to every device, and so to every process.
+            where_held = jax.tree.map(lambda leaf: _place(leaf, whole), arguments[0])
+            jitted = jax.jit(draw, in_shardings=(where_held, whole, split, split), out_shardings=whole)
             self._compiled[where] = jitted.lower(*arguments).compile()
             self.compile_seconds += time.perf_counter() - began
         return self._compiled[where]
+
+
+def _place(leaf: Any, whole: NamedSharding) -> NamedSharding:
+    sharding = getattr(leaf, "sharding", None)
+    return sharding if isinstance(sharding, NamedSharding) and sharding.mesh == whole.mesh else whole

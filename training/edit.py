@@ -274,7 +274,7 @@ def _read(file: Path, shape: tuple[int, ...], folder: Path, reduced: str = "") -
         raise UserError(f"there is no image {file}")
     try:
         pixels = decode(file.read_bytes(), shape[2])
-    except OSError as error:  # Pillow's own for what it cannot read
+    except Exception as error:  # Pillow raises many kinds, one of them for a picture of too many pixels
         raise UserError(f"{file} is not an image that can be read") from error
     if pixels.shape != shape:
         height, width = pixels.shape[:2]

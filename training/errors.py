@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from data.dataset import MissingDataError, UnknownDataError
+from data.dataset import MissingDataError, ReadError, UnknownDataError
 
 
 class UserError(Exception):
@@ -22,8 +22,21 @@ class Stopped(Exception):  # noqa: N818, stopping when asked to is no error
 
 def exit_with(message: str, code: int = 2) -> NoReturn:
     asked_for = code in (0, 130, 143)
-    print(message if asked_for else f"error: {message}", file=sys.stderr)
+    print(message if asked_for else f"error: {message}", file=sys.stderr, flush=True)
+    if not asked_for and _is_one_of_several():
+        # To leave in order would be to wait for the others, who wait for this one.
+        sys.stdout.flush()
+        os._exit(code)
     raise SystemExit(code)
+
+
+def _is_one_of_several() -> bool:
+    distributed = getattr(sys.modules.get("jax"), "distributed", None)
+    if distributed is None or not distributed.is_initialized():
+        return False
+    import jax
+
+    return jax.process_count() > 1
 
 
 def run(main: Callable[[], None]) -> None:
@@ -51,6 +64,17 @@ def _explain(error: Exception) -> NoReturn:
         raise error
     except (UserError, SamplerError, MissingDataError, UnknownDataError) as mistake:
         exit_with(str(mistake))
+    except MemoryError as failure:  # settings that ask for more than there is: NumPy says how much
+        exit_with(f"there is not enough memory for these settings. {failure}".strip())
+    except RecursionError:
+        exit_with("these settings are nested too deeply, or name a run that comes from itself")
+    except ReadError as failure:
+        exit_with(str(failure), 1)
+    except RuntimeError as failure:
+        if not _is_one_of_several():
+            raise
+        first_line = (str(failure).strip() or type(failure).__name__).splitlines()[0][:300]
+        exit_with(f"this process cannot go on with the others, one of which may be gone ({first_line})", 1)
     except OSError as failure:  # a full disk, a read-only folder, a file that is not there
         name = f": {failure.filename}" if failure.filename else ""
         exit_with(f"{failure.strerror or failure}{name}", 1)

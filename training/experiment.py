@@ -33,9 +33,13 @@ class Checkpoints:
             raise ValueError(f"{self}: every and latest must be at least 1, keep_every at least 0")
 
 
+# Settings in which a run may differ from the one that it resumes: of where and how it runs, not of what it computes.
+FREE = ("mesh", "workers", "on_nan", "watchdog", "checkpoints", "log_every")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Everything that decides what a run computes."""
+    """Everything that decides what a run computes, and how it is run."""
 
     data: Dataset  # what to read
     model: Model  # what to train
@@ -54,6 +58,9 @@ class Experiment:
     loss_scaling: Dynamic | None = None  # of the loss before its gradient; float16 needs it, and nothing else does
     remat: str = "none"  # gradient checkpointing of what does not set its own: a policy of models/remat.py
     mesh: Mesh = field(default_factory=Mesh)
+    workers: int = 0  # processes that read the data; 0 reads in threads of this one
+    on_nan: Literal["stop", "skip"] = "stop"  # at a step that is not finite: stop, or leave it out and count it
+    watchdog: float = 20.0  # says so when a step takes so many times the median; 0 says nothing
     checkpoints: Checkpoints = field(default_factory=Checkpoints)
     log_every: int = 50  # steps between lines of the log
     sample_every: int = 0  # steps between pictures of samples; 0 draws none
@@ -62,7 +69,8 @@ class Experiment:
     def __post_init__(self) -> None:
         positive = ("batch_size", "accumulate", "log_every", "sample_count")
         wrong = [f"{name}={getattr(self, name)}" for name in positive if getattr(self, name) < 1]
-        wrong += [f"{name}={getattr(self, name)}" for name in ("steps", "sample_every") if getattr(self, name) < 0]
+        others = ("steps", "sample_every", "workers", "watchdog")
+        wrong += [f"{name}={getattr(self, name)}" for name in others if getattr(self, name) < 0]
         if wrong:
             raise ValueError(f"{', '.join(wrong)} is too small")
         if self.batch_size % self.accumulate:

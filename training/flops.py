@@ -18,7 +18,8 @@ XLA's own `cost_analysis()` counts a loop's body once, whatever its trip count i
     while        is its body times its trips where the jaxpr shows a counter that goes from a number to a number in
                  equal steps, or where its body says their mean (models/revolve.py, `turning`); and its body once where
                  neither is so: what stops when the data say so is counted too low,
-    shard_map    is its body times the parts of the mesh that it is split over,
+    shard_map    is its body times the parts that what it takes or gives is split into: devices along an axis over
+                 which nothing is split all do the same, which counts once,
 
 and every other call is what it calls. What is traced is counted, whether XLA then leaves it out or not.
 """
@@ -83,7 +84,8 @@ def _call(called: Any, arguments: Any, known: Known) -> int:
 
 
 def _parts(params: Mapping[str, Any]) -> int:
-    axes = params.get("newly_manual_axes", params.get("manual_axes", ()))
+    places = [place for spec in (*params["in_specs"], *params["out_specs"]) for place in spec if place]
+    axes = {axis for place in places for axis in (place if isinstance(place, tuple) else (place,))}
     return math.prod(params["mesh"].shape[axis] for axis in axes)
 
 

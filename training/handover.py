@@ -6,7 +6,6 @@
 A run that is resumed is handed nothing: its own checkpoint has all of it.
 """
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from training import config
 from training.checkpoint import Store
 from training.errors import UserError
 from training.experiment import Experiment
-from training.run import Run, example_batch
+from training.mesh import Mesh
+from training.run import Run, example_batch, shapes_of
 from training.state import TrainState
-from training.step import named_key
 
 KEPT = ("constants",)  # of the model's state: what parameters are meaningless without (models/flows/flow.py)
 NO_MATTER = ("dtype", "remat", "dropout")  # settings of a net in which a teacher may differ from the run it comes from
@@ -42,15 +41,15 @@ class Finished:
 
     def shapes(self) -> Variables:
         """Shapes of the model's variables."""
-        return jax.eval_shape(self.model.init, named_key(0, "init"), example_batch(self.experiment))
+        return shapes_of(self.model, example_batch(self.experiment))
 
-    def averaged(self, mesh: jax.sharding.Mesh) -> Variables:
-        """The averaged parameters of the last step.
+    def averaged(self, mesh: jax.sharding.Mesh, fsdp_from: int = Mesh.fsdp_from) -> Variables:
+        """The averaged parameters of the last step, on a mesh.
 
         Raises:
           UserError: they cannot be read.
         """
-        variables, step = Run(self.folder).averaged(self.model, example_batch(self.experiment), mesh)
+        variables, step = Run(self.folder).averaged(self.model, example_batch(self.experiment), mesh, fsdp_from)
         if step != self.experiment.steps:
             raise unfinished(self.flag, self.folder, step, self.experiment.steps)
         return variables
@@ -73,7 +72,7 @@ def finished(flag: str, folder: str) -> Finished:
         steps = store.steps()
         store.close()
     try:
-        digest = json.loads((path / "summary.json").read_text())["state_digest"]
+        digest = config.read_json(path / "summary.json")["state_digest"]
     except (OSError, ValueError, KeyError, TypeError):  # none, or what is no summary
         digest = None
     at = steps[-1] if steps else 0
@@ -132,20 +131,20 @@ class Handover:
         _same_shapes(teacher, shapes.model["teacher"])
         return cls(initial, teacher)
 
-    def into(self, state: TrainState, mesh: jax.sharding.Mesh) -> TrainState:
-        """A fresh state with what is handed over; replicated over the mesh, as it was.
+    def into(self, state: TrainState, mesh: jax.sharding.Mesh, fsdp_from: int = Mesh.fsdp_from) -> TrainState:
+        """A fresh state with what is handed over; on the mesh, as it was.
 
         Raises:
           UserError: the parameters cannot be read.
         """
         if self.initial:
-            found = self.initial.averaged(mesh)
+            found = self.initial.averaged(mesh, fsdp_from)
             params, kept = found["params"], {name: found["state"][name] for name in KEPT if name in found["state"]}
             # A copy: donating a state whose two leaves are one buffer is an error.
             average = jax.tree.map(jnp.copy, params)
             state = replace(state, params=params, average=average, model={**state.model, **kept})
         if self.teacher:
-            state = replace(state, model={**state.model, "teacher": self.teacher.averaged(mesh)["params"]})
+            state = replace(state, model={**state.model, "teacher": self.teacher.averaged(mesh, fsdp_from)["params"]})
         return state
 
 

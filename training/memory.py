@@ -28,6 +28,7 @@ from training import config
 from training.errors import UserError
 from training.experiment import Experiment
 from training.flops import matmul_flops
+from training.mesh import batch_parts, bytes_a_device
 from training.plan import Plan
 
 # From what is kept to what is computed again; a tie in cost goes to the first.
@@ -112,9 +113,9 @@ class Planner:
         base = Plan(replace(experiment, remat="none"))
         self.devices = base.mesh.size
         # A batch is a multiple of this, and at most the whole of the data.
-        self.unit = math.lcm(base.mesh.size * experiment.accumulate, getattr(experiment.data, "each", 1))
+        self.unit = math.lcm(batch_parts(base.mesh) * experiment.accumulate, getattr(experiment.data, "each", 1))
         self.examples = len(base.batches.source)
-        self.state = sum(_held(leaf) for leaf in jax.tree.leaves(base.state_like))
+        self.state = bytes_a_device(base.state_like)
 
     def need(self, remat: str, batch_size: int | None = None) -> Need:
         """Of one policy.
@@ -225,8 +226,3 @@ class Planner:
             file.parent.mkdir(parents=True, exist_ok=True)
             config.write_whole(file, json.dumps(found))
         return found["peak"], found["temporary"]
-
-
-def _held(leaf: Any) -> int:
-    """Bytes of an array on each device."""
-    return leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))

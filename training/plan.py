@@ -1,6 +1,6 @@
 """Everything an experiment needs that is made once: mesh, batches, compiled functions. Wrong settings fail here."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -12,12 +12,13 @@ from models.flows.flow import Flow
 from models.language_model import OverTokens
 from models.model import Model
 from samplers.sampler import NoSampler
+from training.distributed import once
 from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment, without_remat
 from training.handover import Handover
-from training.mesh import by_batch, placed, put_batch, replicated
-from training.run import abstract, default_condition, example_batch
+from training.mesh import abstract, batch_parts, by_batch, placed, put_batch, replicated, rows_here
+from training.run import default_condition, example_batch
 from training.state import TrainState, initial_state
 from training.step import Metrics, make_train_step, named_key
 
@@ -33,10 +34,10 @@ class Plan:
         self.experiment = experiment
         try:
             self.mesh = experiment.mesh.build()
-            parts = self.mesh.size * experiment.accumulate
-            if experiment.batch_size % parts:
+            parts = batch_parts(self.mesh)
+            if experiment.batch_size % (parts * experiment.accumulate):
                 raise ValueError(
-                    f"batch_size={experiment.batch_size} does not divide over {self.mesh.size} devices and "
+                    f"batch_size={experiment.batch_size} does not divide over {parts} devices and "
                     f"accumulate={experiment.accumulate} parts"
                 )
             experiment.data.check_batch_size(experiment.batch_size)
@@ -55,13 +56,12 @@ class Plan:
                 experiment.data.source("train"),
                 experiment.batch_size,
                 experiment.seed,
-                jax.process_index(),
-                jax.process_count(),
+                None if jax.process_count() == 1 else rows_here(self.batch_sharding, experiment.batch_size),
             )
             step = self.step_of(self.model)
             batch = example_batch(experiment)
             shapes = jax.eval_shape(self._initial, batch)
-            places = placed(shapes, self.mesh, self.model.split)
+            places = placed(shapes, self.mesh, self.model.split, experiment.mesh.fsdp_from)
             jax.eval_shape(step, shapes, batch)
             self._check_sampler(shapes)
             self.handover = Handover.of(experiment, self.model, shapes)
@@ -84,7 +84,7 @@ class Plan:
         )
         split = self.batch_sharding if self.model.data_batches else None
         fresh = jax.jit(self._initial, in_shardings=split, out_shardings=places)
-        self.initial = lambda: self.handover.into(fresh(self._first_batch()), self.mesh)
+        self.initial = lambda: self.handover.into(fresh(self._first_batch()), self.mesh, experiment.mesh.fsdp_from)
         self.draw = Drawer(self.model, experiment.sampler, experiment.data.shape, self.mesh)
 
     def step_of(self, model: Model) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
@@ -98,20 +98,22 @@ class Plan:
             ema=experiment.ema,
             accumulate=experiment.accumulate,
             scaling=experiment.loss_scaling,
+            skip=experiment.on_nan == "skip",
             mesh=self.mesh,
         )
 
-    def _first_batch(self) -> dict[str, Any]:
+    def _first_batch(self) -> Mapping[str, Any]:
         """What `init` is shown: zeros, or the run's first batches, of all devices, where it looks at values."""
         if not self.model.data_batches:
             return example_batch(self.experiment)
-        self.experiment.data.prepare()
+        once(self.experiment.data.prepare)
         batches = [self.batches[i] for i in range(self.model.data_batches)]
         return put_batch({name: np.concatenate([b[name] for b in batches]) for name in batches[0]}, self.batch_sharding)
 
     def _initial(self, batch: dict[str, Any]) -> TrainState:
         key, scaling = named_key(self.experiment.seed, "init"), self.experiment.loss_scaling
-        return initial_state(self.model, self.optimizer, key, batch, scaling)
+        with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):
+            return initial_state(self.model, self.optimizer, key, batch, scaling)
 
     def _check_classes(self) -> None:
         classes, there = getattr(self.model, "num_classes", 0), self.experiment.data.num_classes

@@ -28,6 +28,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from data.dataset import Arrays, Dataset, MissingDataError, Source
+from data.npz import read_npz
 from models.denoiser import Denoiser
 from paths.grids import Uniform
 from samplers.diffusion import Diffusion, first_noise
@@ -135,11 +136,10 @@ class Reflow(Dataset):
         Raises:
           ValueError, OSError, zipfile's own: it cannot be read, or is not of the shape that it must have.
         """
-        with np.load(folder / name_of(index)) as file:
-            found = {name: file[name] for name in file.files}
-        kind = lambda arrays: {name: (a.shape, a.dtype) for name, a in sorted(arrays.items())}  # noqa: E731
-        if kind(found) != kind(self.zeros(self.shard)):
-            raise ValueError(f"it holds {kind(found)}")
+        like = {name: (array.shape, array.dtype) for name, array in self.zeros(self.shard).items()}
+        found = read_npz(folder / name_of(index), like)
+        if found.keys() != like.keys():
+            raise ValueError(f"it holds {', '.join(found)}, not {', '.join(like)}")
         return found
 
     def _experiment(self) -> Experiment:
@@ -192,8 +192,8 @@ class Reflow(Dataset):
         return True
 
     def _draw(self, run: Finished, folder: Path, missing: list[int]) -> None:
-        # All devices there are: samples do not depend on how many, but for rounding.
-        model, mesh = self._denoiser(), Mesh().build()
+        # All devices of the one process that draws: samples do not depend on how many, but for rounding.
+        model, mesh = self._denoiser(), Mesh().build(local=True)
         draw = Drawer(model, self.sampler, self.shape, mesh, min(BATCH, self.shard))
         variables, key = run.averaged(mesh), named_key(self.seed, "pairs")
         there = self.pairs // self.shard - len(missing)

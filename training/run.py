@@ -7,8 +7,13 @@ encode (training/codes.py).
 """
 
 import json
+import math
+import os
 import shutil
+import stat
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +22,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from data.dataset import Dataset
+from data.dataset import Dataset, MalformedDataError
 from metrics.features import PIXELS
 from models.codec import Codec
 from models.model import Model, Variables
 from training import config
-from training.checkpoint import Store
+from training.checkpoint import OtherArraysError, Store
+from training.distributed import once
 from training.errors import UserError
-from training.experiment import Experiment
-from training.mesh import placed
+from training.experiment import FREE, Experiment
+from training.lock import locked
+from training.mesh import Mesh, abstract, placed
 from training.step import named_key
 
 CONTENTS = (
     *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples", "profile"),
-    *("summary.json", "evaluation.json", "pairs", "codes"),
+    *("summary.json", "evaluation.json", "pairs", "codes", "replay"),
 )
 
 
@@ -40,12 +47,29 @@ class Run:
 
     folder: Path
 
-    def open(self, experiment: Experiment, restart: bool) -> None:
-        """Makes the folder ready for `experiment`: empty, or holding a run with the same settings.
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Makes the folder, and holds it against every other run.
 
         Raises:
-          UserError: it holds a run with other settings, or files that are no run.
+          UserError: another one holds it.
         """
+        with ExitStack() as stack:
+
+            def hold() -> None:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(locked(self.folder))
+
+            once(hold)
+            yield
+
+    def open(self, experiment: Experiment, restart: bool) -> None:
+        """Makes the folder ready for `experiment`: empty, or holding a run with the same settings, `FREE` ones apart.
+
+        Raises:
+          UserError: it holds a run with other settings, files that are no run, or links that lead out of it.
+        """
+        check_links(self.folder)
         path = self.folder / "config.json"
         if not path.exists() and any((self.folder / name).exists() for name in CONTENTS):
             raise UserError(
@@ -55,49 +79,68 @@ class Run:
             for name in CONTENTS:
                 old = self.folder / name
                 shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             config.save(experiment, path)
             return
+        if self.check_same(experiment):
+            config.save(experiment, path)
+
+    def check_same(self, experiment: Experiment) -> bool:
+        """Whether the run differs from `experiment` in settings that it may differ in (`FREE`), and no others.
+
+        Raises:
+          UserError: it is no run, or has other settings.
+        """
+        path = self.folder / "config.json"
+        if not path.is_file():
+            raise UserError(f"{self.folder} holds no run (there is no {path})")
         try:
-            old = json.loads(path.read_text())
+            old = config.read_json(path)
         except ValueError as error:  # no JSON, or no text at all
             raise UserError(f"{path} is not JSON ({error}); --restart starts the run over") from error
-        changed = config.differences(old, json.loads(json.dumps(config.encode(experiment))))
+        new = json.loads(json.dumps(config.encode(experiment)))
+        changed = [line for line in config.differences(old, new) if line.partition(":")[0].split(".")[0] not in FREE]
         if changed:
             raise UserError(
                 f"{self.folder} holds a run with other settings:\n  " + "\n  ".join(changed) + "\n"
                 "Name another folder (--workdir), repeat its own settings to resume it, or --restart to start over."
             )
+        return old != new
 
     def experiment(self) -> Experiment:
         """The configuration that the run was made with.
 
         Raises:
-          UserError: the folder holds no run.
+          UserError: the folder holds no run, or links that lead out of it.
         """
         path = self.folder / "config.json"
         if not path.is_file():
             raise UserError(f"{self.folder} holds no run (there is no {path})")
+        check_links(self.folder)
         experiment = config.load(path)
         if not isinstance(experiment, Experiment):
             raise UserError(f"{path} is not an experiment")
         return experiment
 
-    def averaged(self, model: Model, batch: dict[str, Any], mesh: jax.sharding.Mesh) -> tuple[Variables, int]:
+    def averaged(
+        self, model: Model, batch: dict[str, Any], mesh: jax.sharding.Mesh, fsdp_from: int = Mesh.fsdp_from
+    ) -> tuple[Variables, int]:
         """The averaged parameters of the newest readable checkpoint, and its step.
 
         Args:
           model: as `experiment.resolved_model()`.
           batch: shaped like the data.
+          fsdp_from: of `Mesh`.
         """
         if not (self.folder / "checkpoints").is_dir():
             raise UserError(f"{self.folder} holds no checkpoint yet")
-        shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
-        like = abstract(shapes, placed(shapes, mesh, model.split, or_whole=True))
+        shapes = shapes_of(model, batch)
+        like = abstract(shapes, placed(shapes, mesh, model.split, fsdp_from, or_whole=True))
         for _ in range(4):
             try:
                 return Store(self.folder).restore_average(like)
+            except OtherArraysError:
+                raise
             except (OSError, UserError):  # a trainer beside us may be removing an old checkpoint: look again
                 time.sleep(0.5)
         return Store(self.folder).restore_average(like)
@@ -124,7 +167,7 @@ class Run:
         if not path.exists():
             return []
         try:
-            rows = json.loads(path.read_text())
+            rows = config.read_json(path)
         except ValueError:
             rows = None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -147,20 +190,67 @@ class Run:
 
 def _step(line: str) -> int | None:
     try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
+        return int(config.parse_json(line)["step"])
+    except (ValueError, KeyError, TypeError, OverflowError):
         return None  # the last line of a killed run may be half a line
 
 
-def abstract(shapes: Any, places: Any) -> Any:
-    """Shapes with a place to be restored to: a sharding each (`training.mesh.placed`)."""
-    with_place = lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)  # noqa: E731
-    return jax.tree.map(with_place, shapes, places)
+def check_links(folder: Path) -> None:
+    """Refuses a run's folder in which a link leads out of it, or what is neither a file nor a folder stands.
+
+    Much is written into a run's folder, under names that all know: where a stranger has left a link under one of them,
+    samples.png or evaluation.json.part, what is written would be another file of the user's. Folders that are no part
+    of a run are not entered.
+
+    Raises:
+      UserError: names the first.
+    """
+    root = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        for path in (os.path.join(place, name) for name in (*folders, *files)):
+            try:
+                mode = os.lstat(path).st_mode
+            except FileNotFoundError:  # a trainer beside us has removed it
+                continue
+            if stat.S_ISLNK(mode):
+                target = os.path.realpath(path)
+                if os.path.commonpath((root, target)) != root:
+                    raise UserError(f"{path} is a link to {target}, out of the run's folder: nothing is written there")
+            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                raise UserError(f"{path} is neither a file nor a folder: it is no part of a run")
+        if place == os.fspath(folder):
+            folders[:] = [name for name in folders if name in CONTENTS]
+
+
+def shapes_of(model: Model, batch: dict[str, Any]) -> Variables:
+    """Shapes of a model's variables. Nothing is allocated for them.
+
+    Raises:
+      UserError: the settings make none, or more than this machine could hold.
+    """
+    try:
+        shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
+    except (ValueError, TypeError, ArithmeticError) as error:
+        raise UserError(f"the model cannot be built: {str(error).strip().partition(chr(10))[0]}") from error
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
+    if size > memory:
+        raise UserError(f"the model's variables take {size >> 30} GiB, and this machine has {memory >> 30}")
+    return shapes
 
 
 def example_batch(experiment: Experiment) -> dict[str, np.ndarray]:
-    """A run's batch in shape, of zeros: all that `init` and `eval_shape` look at. Reads no records."""
-    return experiment.data.zeros(experiment.batch_size)
+    """A run's batch in shape, of zeros: all that `init` and `eval_shape` look at. Reads no records.
+
+    Raises:
+      UserError: there can be no such array.
+    """
+    try:
+        return experiment.data.zeros(experiment.batch_size)
+    except MalformedDataError:  # of the records, and says all
+        raise
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"a batch of {experiment.batch_size} examples cannot be made: {error}") from error
 
 
 def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> dict[str, Any] | None:

@@ -3,7 +3,9 @@
 import ctypes
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -23,6 +25,20 @@ def start() -> None:
         jax.config.update("jax_compilation_cache_dir", folder)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     keep_freed_memory()
+    sys.unraisablehook = _without_late_news(sys.unraisablehook)
+
+
+def _without_late_news(hook: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """A hook of what no caller is left to catch, without what tensorstore's threads say of a save that has failed.
+
+    That failure has been reported by then; the event loop that they would tell more of it is closed.
+    """
+
+    def told(what: Any) -> None:
+        if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
+            hook(what)
+
+    return told
 
 
 def keep_freed_memory() -> bool:

@@ -10,6 +10,8 @@ import optax
 from flax import struct
 
 from models.model import Model
+from models.sharding import made_whole
+from training.distributed import on_host
 from training.scaling import Dynamic
 
 
@@ -33,7 +35,7 @@ def initial_state(
     scaling: Dynamic | None = None,
 ) -> TrainState:
     """State before the first step; to be jitted or `eval_shape`d by the caller."""
-    variables = model.init(key, batch)
+    variables = made_whole(model.init(key, batch), model.split)  # computed whole, whatever is kept of it where
     params = variables["params"]
     return TrainState(
         step=jax.numpy.zeros((), jax.numpy.int32),
@@ -55,7 +57,7 @@ def state_digest(state: TrainState, position: dict[str, Any]) -> str:
     for path, leaf in sorted(
         jax.tree_util.tree_leaves_with_path(state), key=lambda item: jax.tree_util.keystr(item[0])
     ):
-        array = np.asarray(leaf)
+        array = on_host(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.shape} {array.dtype}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -10,6 +10,8 @@ import optax
 
 from losses.loss import Loss
 from models.model import Model
+from models.sharding import made_whole
+from models.stack import BLOCKS
 from training.scaling import Dynamic, all_finite, chosen
 from training.state import TrainState
 
@@ -30,6 +32,7 @@ def make_train_step(
     ema: float,
     accumulate: int = 1,
     scaling: Dynamic | None = None,
+    skip: bool = False,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
     """Builds the pure step.
@@ -38,11 +41,13 @@ def make_train_step(
       ema: decay of the averaged parameters; min(ema, (1 + n)/(10 + n)) at step n, so a young average is not its start.
       accumulate: the batch is read in so many parts, one after another, and their gradients are averaged.
       scaling: of the loss, against underflow in float16; a step whose gradient is not finite is then not taken.
-      mesh: what a loss finds as the ambient mesh, where it names an axis of it.
+      skip: a step whose loss or gradient is not finite is not taken: all but its number stays as it was.
+      mesh: the ambient mesh of what is traced, of which layers and losses find their axes.
     """
 
     def objective(params: Any, model_state: Any, key: jax.Array, batch: Any, state: TrainState) -> tuple[Any, Any]:
-        result = loss(model, {"params": params, "state": model_state}, key, batch, state.step)
+        variables = made_whole({"params": params, "state": model_state}, model.split, but=BLOCKS)
+        result = loss(model, variables, key, batch, state.step)
         metrics = {"loss": result.value} | dict(result.metrics)
         value = jnp.mean(result.value)
         if scaling is not None:
@@ -85,14 +90,18 @@ def make_train_step(
         average = optax.incremental_update(params, state.average, 1.0 - decay)
         metrics["gradient_norm"] = optax.global_norm(gradients)
         after = TrainState(state.step + 1, params, average, optimizer_state, model_state, state.scaling)
-        if scaling is None:
+        if scaling is None and not skip:
             return after, metrics
 
-        taken = all_finite(gradients)
-        metrics["gradient_norm"] = jnp.where(taken, metrics["gradient_norm"], 0.0)
-        metrics |= {"loss_scale": state.scaling.scale, "skipped": 1.0 - taken}
-        kept = chosen(taken, after, state)
-        return kept.replace(step=after.step, scaling=scaling.after(state.scaling, taken)), metrics
+        finite = all_finite(gradients)
+        taken = finite & jnp.isfinite(metrics["loss"]) if skip else finite
+        metrics["skipped"] = 1.0 - taken
+        kept = chosen(taken, after, state).replace(step=after.step)
+        if scaling is None:
+            return kept, metrics
+        metrics["gradient_norm"] = jnp.where(finite, metrics["gradient_norm"], 0.0)
+        metrics["loss_scale"] = state.scaling.scale
+        return kept.replace(scaling=scaling.after(state.scaling, finite)), metrics
 
     if mesh is None:
         return train_step

@@ -1,0 +1,51 @@
+"""Sources for the tests of data workers, in a module that a worker imports at once."""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from data.dataset import Arrays, Source
+
+
+@dataclass(frozen=True)
+class Numbers(Source):
+    """Which records were read, by which process, and whether it may use a CPU alone."""
+
+    size: int = 100
+
+    def __len__(self) -> int:
+        return self.size
+
+    def read(self, records: np.ndarray, seed: int, numbers: np.ndarray) -> Arrays:
+        platforms = sys.modules["jax"].config.jax_platforms if "jax" in sys.modules else "cpu"
+        return {"x": records, "process": np.asarray([os.getpid()]), "on_cpu": np.asarray([platforms == "cpu"])}
+
+
+@dataclass(frozen=True)
+class Deadly(Numbers):
+    """Whoever reads that example dies of it."""
+
+    number: int = 0
+
+    def read(self, records: np.ndarray, seed: int, numbers: np.ndarray) -> Arrays:
+        if self.number in numbers:
+            time.sleep(0.2)  # the batch before it is on its way
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(records, seed, numbers)
+
+
+class TwoPartError(Exception):
+    """Of the kind that cannot be unpickled."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} and {two}")
+
+
+@dataclass(frozen=True)
+class Raising(Numbers):
+    def read(self, records: np.ndarray, seed: int, numbers: np.ndarray) -> Arrays:
+        raise TwoPartError("this", "that")

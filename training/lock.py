@@ -1,0 +1,65 @@
+"""One process at a time trains in a run's folder: the second is refused, and told of the first.
+
+The operating system holds the lock (flock) for as long as the process lives, so that nothing is left locked behind one
+that was killed, whatever killed it. What the file says is for the reader alone.
+"""
+
+import errno
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from training.errors import UserError
+
+NAME = "lock"
+NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of some network file systems
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the folder, which is there.
+
+    Raises:
+      UserError: another process trains in it; says which.
+    """
+    try:
+        import fcntl
+    except ImportError:  # no POSIX
+        yield
+        return
+    try:
+        handle = os.open(folder / NAME, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise UserError(f"{folder / NAME} is a link: nothing is written there") from None
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder} is being trained in by {_holder(handle)}; one run a folder (--workdir)"
+            ) from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            print(f"warning: the file system of {folder} has no locks; take care not to train twice in it", flush=True)
+        me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+        os.ftruncate(handle, 0)
+        os.write(handle, json.dumps(me | {"command": " ".join(sys.argv)[:500]}).encode())
+        yield
+    finally:
+        os.close(handle)
+
+
+def _holder(handle: int) -> str:
+    try:
+        told = json.loads(os.pread(handle, 2000, 0))
+        return f"process {told['process']} on {told['host']}, since {told['since']} ({told['command']})"
+    except (ValueError, KeyError, TypeError):  # it has the lock and has not written yet
+        return "another process"
