@@ -13,7 +13,7 @@ from data.dataset import Arrays
 from metrics.metric import Evaluation, Metric
 from models.denoiser import Denoiser
 from models.model import Condition, Model, Variables
-from models.sharding import batch_axes, made_whole
+from models.sharding import batch_axes, made_whole, spread
 from models.stack import BLOCKS
 from samplers.sampler import sample_keys
 
@@ -66,16 +66,9 @@ def over_examples(function: PerExample, variables: Variables, examples: Arrays, 
         indices = np.arange(start, start + size, dtype=np.int32)
         within = np.minimum(indices, n - 1)  # the last batch is padded: one compilation
         batch = {name: value[within] for name, value in examples.items()}
-        parts.append(jax.device_get(jitted(variables, *_on_devices((batch, indices), split))))
+        given = spread((batch, indices), split) if split else (batch, indices)
+        parts.append(jax.device_get(jitted(variables, *given)))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:n], *parts)
-
-
-def _on_devices(tree: Any, split: NamedSharding | None) -> Any:
-    """Host arrays, the same in every process, split over the devices of all."""
-    if split is None:
-        return tree
-    put = lambda x: jax.make_array_from_callback(x.shape, split, lambda index: x[index])  # noqa: E731
-    return jax.tree.map(put, tree)
 
 
 def _batch_sharding(variables: Variables) -> NamedSharding | None:

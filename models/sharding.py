@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 BATCH_AXES = ("data", "fsdp")
 FSDP = "fsdp"
@@ -38,6 +38,12 @@ def axes_dividing(examples: int) -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
     return axes if examples % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
+
+
+def spread(tree: Any, sharding: NamedSharding) -> Any:
+    """Host arrays that every process has, as global ones: each hands over what its own devices hold."""
+    put = lambda x: jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])  # noqa: E731
+    return jax.tree.map(put, tree)
 
 
 def axes_of(path: Any, ndim: int, split: Split) -> list[str | None]:

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jaxtyping import Float, Int
 
 from models.model import Model, Variables
-from models.sharding import made_whole
+from models.sharding import made_whole, spread
 from models.stack import BLOCKS
 from samplers.sampler import Sampler, sample_keys
 from samplers.solver import Samples
@@ -60,9 +60,7 @@ class Drawer:
             within = np.minimum(np.arange(start, start + size), n - 1)
             indices = np.arange(first + start, first + start + size, dtype=np.int32)
             part = jax.tree.map(lambda leaf: leaf[within], condition)  # noqa: B023
-            # Every process has all of them, and hands over those of its own devices.
-            put = lambda x: jax.make_array_from_callback(x.shape, by_batch(self.mesh), lambda index: x[index])  # noqa: E731
-            arguments = (variables, key, *jax.tree.map(put, (indices, part)))
+            arguments = (variables, key, *spread((indices, part), by_batch(self.mesh)))
             parts.append(jax.device_get(self._compile(arguments, trajectory)(*arguments)))
         x = np.concatenate([part.x for part in parts])[:n]
         nfe = None if parts[0].nfe is None else np.concatenate([part.nfe for part in parts])[:n]
