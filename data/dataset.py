@@ -225,8 +225,8 @@ class Batches:
         rows = np.arange(self.batch_size) if self.rows is None else self.rows
         numbers = int(position) * self.batch_size + rows
         size = len(self.source)
-        epochs = numbers // size
-        records = np.concatenate(
-            [permutation(self.seed, int(e), size)[numbers[epochs == e] % size] for e in np.unique(epochs)]
-        )
-        return self.source.read(records, self.seed, numbers)
+        epochs, places = np.divmod(numbers, size)
+        first, last = int(epochs[0]), int(epochs[-1])
+        parts = [places] if first == last else [places[epochs == epoch] for epoch in range(first, last + 1)]
+        drawn = [permutation(self.seed, first + i, size)[part] for i, part in enumerate(parts)]
+        return self.source.read(np.concatenate(drawn), self.seed, numbers)

@@ -90,6 +90,8 @@ class Stream:
         _end(self._running)
 
     def _first(self) -> Any:
+        if not self._workers and not self._batches.source.threads:
+            return self._batches[self._position]
         if not self._workers:
             self._running.append(self._threads())
             return next(self._running[0])

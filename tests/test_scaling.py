@@ -24,7 +24,7 @@ from training.experiment import Checkpoints
 from training.loop import train
 from training.mesh import Mesh, put_batch
 from training.plan import Plan
-from training.scaling import Dynamic, all_finite
+from training.scaling import Dynamic
 from training.state import state_digest
 
 ONE = replace(digits, mesh=Mesh(data=1), sample_every=0, metrics=())
@@ -130,13 +130,6 @@ def test_the_scale_grows_after_so_many_good_steps_in_a_row_within_its_bounds():
         now = scaling.after(now, jnp.asarray(bool(finite)))
         scales.append(float(now.scale))
     assert scales == [4, 4, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8, 4, 2, 2, 2]
-
-
-def test_what_is_finite():
-    fine = {"a": jnp.ones(3), "b": (jnp.zeros((2, 2)),)}
-    assert all_finite(fine)
-    for bad in (jnp.nan, jnp.inf, -jnp.inf):
-        assert not all_finite({**fine, "c": jnp.asarray([1.0, bad])})
 
 
 def test_resumed_equals_unbroken_with_its_scale(tmp_path):

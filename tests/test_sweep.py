@@ -28,7 +28,7 @@ import json, os, signal, sys, time
 from pathlib import Path
 value = lambda flag: [after for word, after in zip(sys.argv, sys.argv[1:]) if word == flag][-1]
 folder = Path(value("--workdir"))
-folder.mkdir()
+folder.mkdir(exist_ok=True)
 (folder / "seen.json").write_text(json.dumps([sys.argv[1:], dict(os.environ)]))
 how = value("--log-every")
 if how == "13":
@@ -301,7 +301,8 @@ def test_a_sweep_that_was_stopped_goes_on_where_its_runs_were(tmp_path, monkeypa
     assert out.count(": started\n") == 1
     assert [line.split()[-1] for line in out.splitlines()[-3:-1]] == ["stopped", "started"]
     assert err == "SIGTERM: 0 of 2 runs are finished; the same command goes on\n"
-    assert {path.name for path in first.iterdir()} <= {"config.json", "checkpoints", "metrics.jsonl", "tensorboard"}
+    begun = {"config.json", "checkpoints", "lock", "metrics.jsonl", "tensorboard"}
+    assert {path.name for path in first.iterdir()} <= begun
 
     for name in (*QUICK, "JAX_COMPILATION_CACHE_DIR"):
         monkeypatch.setenv(name, (ENVIRONMENT | QUICK)[name])

@@ -27,7 +27,7 @@ from training.experiment import Checkpoints
 from training.loop import train
 from training.measure import measure
 from training.mesh import Mesh, put_batch
-from training.optimizer import Optimizer
+from training.optimizer import Optimizer, clipped
 from training.plan import Plan
 from training.run import Run, example_batch
 from training.state import state_digest
@@ -110,6 +110,19 @@ def test_average_follows_the_stated_decay():
     assert_close(state.average, average, atol=1e-6)
 
 
+def test_a_gradient_is_clipped_as_optax_clips_it_with_its_norm_given_or_not():
+    plain = optax.clip_by_global_norm(0.5)
+    for size in (0.01, 10.0):
+        gradients = {"a": size * jnp.arange(3.0), "b": size * jnp.ones((2, 2))}
+        expected, state = plain.update(gradients, plain.init(gradients))
+        for told in ({}, {"norm": optax.global_norm(gradients)}):
+            chex.assert_trees_all_equal(
+                clipped(0.5).update(gradients, clipped(0.5).init(gradients), **told)[0], expected
+            )
+    halved, _ = clipped(0.5).update(gradients, state, norm=jnp.asarray(1.0))  # the norm it is told is the one it takes
+    chex.assert_trees_all_equal(halved, jax.tree.map(lambda leaf: 0.5 * leaf, gradients))
+
+
 def test_optimizer_clips_warms_up_and_decays():
     schedule = Optimizer(learning_rate=1.0, warmup=10, decay="cosine").schedule(110)
     np.testing.assert_allclose([schedule(i) for i in (0, 4, 9)], [0.1, 0.5, 1.0], rtol=1e-6)
@@ -148,11 +161,11 @@ def test_muon_turns_a_kernels_gradient_into_an_orthogonal_one_and_adam_has_the_r
     assert float(Optimizer(learning_rate=0.3).schedule(10)(7)) == pytest.approx(0.3)
     params = {"w": jnp.zeros(3)}
     chain = Optimizer(clip=1.0).build(10)
-    for size, clipped in ((0.3, 0.3), (100.0, 1.0)):  # Adam's first moment is a tenth of the gradient it was given
+    for size, expected in ((0.3, 0.3), (100.0, 1.0)):  # Adam's first moment is a tenth of the gradient it was given
         _, state = chain.update({"w": jnp.asarray([size, 0.0, 0.0])}, chain.init(params), params)
         leaves = {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
         [moment] = [leaf for name, leaf in leaves.items() if ".mu" in name]
-        np.testing.assert_allclose(moment[0], 0.1 * clipped, rtol=1e-5)
+        np.testing.assert_allclose(moment[0], 0.1 * expected, rtol=1e-5)
 
 
 def test_the_loss_of_a_short_run_falls(tmp_path):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import optax
 import optax.contrib
 
@@ -63,7 +64,18 @@ class Optimizer:
                 adam_learning_rate=rate,
                 muon_weight_dimension_numbers=matrices,
             )
-        return optax.chain(optax.clip_by_global_norm(self.clip), inner) if self.clip else inner
+        return optax.chain(clipped(self.clip), inner) if self.clip else inner
+
+
+def clipped(largest: float) -> optax.GradientTransformationExtraArgs:
+    """Scales what has a greater global norm down to that of `largest`. Whoever knows the norm gives it to `update`."""
+
+    def update(updates: Any, state: Any, params: Any = None, *, norm: Any = None, **_: Any) -> tuple[Any, Any]:
+        norm = optax.global_norm(updates) if norm is None else norm
+        scaled = lambda leaf: jnp.where(norm < largest, leaf, leaf / norm.astype(leaf.dtype) * largest)  # noqa: E731
+        return jax.tree.map(scaled, updates), state
+
+    return optax.GradientTransformationExtraArgs(lambda params: optax.EmptyState(), update)
 
 
 def kernels(params: Any) -> Any:

@@ -1,7 +1,7 @@
 """Dynamic loss scaling: float16 has too few exponents for gradients, which are moved into its range (1710.03740 §3.2).
 
     (1)  g = (∂ S·L/∂θ)/S,  the division in float32
-    (2)  a step whose g is not finite is not taken: θ, its average, the optimiser and the model's state stay as they are
+    (2)  a step whose ‖g‖ is not finite is not taken: θ, its average, optimiser and model state stay as they are
     (3)  S ← max(S/factor, smallest) after such a step;  S ← min(S·factor, largest) after `every` good ones in a row
 
 A power of two changes no bit of what neither overflows nor underflows. What a loss updates by itself (the head of
@@ -11,9 +11,8 @@ with the rest, for which XLA keeps the head of before the step: a head that fill
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -56,13 +55,3 @@ class Dynamic:
         grown = jnp.where(grow, jnp.minimum(now.scale * self.factor, self.largest), now.scale)
         scale = jnp.where(finite, grown, jnp.maximum(now.scale / self.factor, self.smallest))
         return Scale(scale, jnp.where(grow, 0, good))
-
-
-def all_finite(tree: Any) -> Bool[Array, ""]:
-    """Whether every number of every leaf is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
-def chosen(first: Bool[Array, ""], a: Any, b: Any) -> Any:
-    """Tree `a` if `first`, else `b`, leaf by leaf."""
-    return jax.tree.map(lambda x, y: jnp.where(first, x, y), a, b)

@@ -12,7 +12,7 @@ from losses.loss import Loss
 from models.model import Model
 from models.sharding import made_whole
 from models.stack import BLOCKS
-from training.scaling import Dynamic, all_finite, chosen
+from training.scaling import Dynamic
 from training.state import TrainState
 
 Metrics = dict[str, jax.Array]
@@ -55,6 +55,7 @@ def make_train_step(
         return value, ({name: jnp.mean(value) for name, value in metrics.items()}, result.state)
 
     gradient = jax.grad(objective, has_aux=True)
+    update = optax.with_extra_args_support(optimizer).update
 
     def accumulated(state: TrainState, key: jax.Array, batch: Any) -> tuple[Any, Metrics, Any]:
         if accumulate == 1:
@@ -84,24 +85,30 @@ def make_train_step(
         gradients, metrics, model_state = accumulated(state, key, batch)
         if scaling is not None:
             gradients = jax.tree.map(lambda leaf: leaf / state.scaling.scale, gradients)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
-        params = optax.apply_updates(state.params, updates)
-        decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
-        average = optax.incremental_update(params, state.average, 1.0 - decay)
-        metrics["gradient_norm"] = optax.global_norm(gradients)
-        after = TrainState(state.step + 1, params, average, optimizer_state, model_state, state.scaling)
-        if scaling is None and not skip:
-            return after, metrics
+        norm = optax.global_norm(gradients)
+        metrics["gradient_norm"] = norm
 
-        finite = all_finite(gradients)
-        taken = finite & jnp.isfinite(metrics["loss"]) if skip else finite
-        metrics["skipped"] = 1.0 - taken
-        kept = chosen(taken, after, state).replace(step=after.step)
+        def taken(state: TrainState, gradients: Any, norm: Any, model_state: Any) -> TrainState:
+            updates, optimizer_state = update(gradients, state.optimizer, state.params, norm=norm)
+            params = optax.apply_updates(state.params, updates)
+            decay = jnp.minimum(ema, (1.0 + state.step) / (10.0 + state.step))
+            average = optax.incremental_update(params, state.average, 1.0 - decay)
+            return TrainState(state.step + 1, params, average, optimizer_state, model_state, state.scaling)
+
+        if scaling is None and not skip:
+            return taken(state, gradients, norm, model_state), metrics
+
+        finite = jnp.isfinite(norm)
+        good = finite & jnp.isfinite(metrics["loss"]) if skip else finite
+        metrics["skipped"] = 1.0 - good
+        left_out = lambda state, *_: state.replace(step=state.step + 1)  # noqa: E731
+        # A branch, and no choice leaf by leaf, for which XLA would copy the whole state.
+        after = jax.lax.cond(good, taken, left_out, state, gradients, norm, model_state)
         if scaling is None:
-            return kept, metrics
-        metrics["gradient_norm"] = jnp.where(finite, metrics["gradient_norm"], 0.0)
+            return after, metrics
+        metrics["gradient_norm"] = jnp.where(finite, norm, 0.0)
         metrics["loss_scale"] = state.scaling.scale
-        return kept.replace(scaling=scaling.after(state.scaling, finite)), metrics
+        return after.replace(scaling=scaling.after(state.scaling, finite)), metrics
 
     if mesh is None:
         return train_step
