@@ -6,9 +6,11 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments.digits_ddpm import tiny as digits
