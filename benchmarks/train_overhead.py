@@ -30,10 +30,11 @@ from training.log import Log
 from training.plan import Plan
 from training.startup import start
 
-# While a window opens, the step in flight ends; the loop is left when step 25 is dispatched and 24 have been computed.
+# While a window opens, the step in flight ends; the loop is left when its step 25 is dispatched and 24 have been computed.
 WINDOW = 25
 COMPUTED = WINDOW - 1
-SAVED_EVERY = 8 * WINDOW  # saves begin where a window does
+MIDDLE = WINDOW // 2  # windows end between two rows of the log, which the device does not wait for
+SAVED_EVERY = 8 * WINDOW
 
 
 class Bare:
@@ -78,7 +79,7 @@ def main() -> None:
 
         def step(self, step: int, metrics: dict[str, Any]) -> None:
             super().step(step, metrics)
-            if step % WINDOW == 0:
+            if step % WINDOW == MIDDLE:
                 looped.append(time.perf_counter() - self.since)
                 time.sleep(pause)  # for the step in flight
                 alone.append(bare.seconds())
