@@ -30,7 +30,7 @@ from training.log import Log
 from training.plan import Plan
 from training.startup import start
 
-# While a window opens, the step in flight ends; the loop is left when its step 25 is dispatched and 24 have been computed.
+# While a window opens, the step in flight ends; the loop is left with its step 25 dispatched and 24 computed.
 WINDOW = 25
 COMPUTED = WINDOW - 1
 MIDDLE = WINDOW // 2  # windows end between two rows of the log, which the device does not wait for
