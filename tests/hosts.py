@@ -8,7 +8,7 @@ import json
 import sys
 from pathlib import Path
 
-from tests.families import STEPS, family, run
+from tests.families import family, run
 from training.checkpoint import Store
 from training.distributed import Cluster, writes
 from training.mesh import Mesh
@@ -25,10 +25,10 @@ def main() -> None:
         found[name] = losses.tolist()
         if name == names[0]:
             store = Store(out, family(name, mesh).checkpoints)
-            store.save(state, {"position": {"next_index": STEPS}})
+            store.save(state, {"loss": 0.5})
             store.wait()
             store.close()
-            found["digest"] = state_digest(state, {})
+            found["digest"] = state_digest(state)
     if writes():
         (out / "found.json").write_text(json.dumps(found))
 

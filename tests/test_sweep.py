@@ -327,4 +327,4 @@ def test_a_sweep_that_was_stopped_goes_on_where_its_runs_were(tmp_path, monkeypa
 
     code, _, err = here(*command, "--batch-size", "32")
     assert code == 2
-    assert "holds a run with other settings (batch_size: 64 in the run, 32 asked for)" in err
+    assert "holds a run with other settings:\n  batch_size: 64 in the run, 32 asked for\n" in err

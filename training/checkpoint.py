@@ -1,7 +1,7 @@
-"""Checkpoints by orbax: asynchronous, atomic, state and data position together.
+"""Checkpoints by orbax: asynchronous, atomic, state and data position together: the step is both.
 
 A checkpoint holds three items: `average` (averaged parameters and model state, all that sampling needs), `train`
-(the rest of the state) and `progress` (data position, seconds trained, last loss).
+(the rest of the state) and `progress` (seconds trained, last loss and the like).
 """
 
 import contextlib

@@ -100,7 +100,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
     def save(state: TrainState, step: int) -> None:
         told = {"seconds": seconds(), "loss": flight.loss, "records": records, "skipped": flight.skipped}
         with watchdog.beside("saving"):
-            saver.save(state, {"position": {"next_index": step}} | told, step)
+            saver.save(state, told, step)
 
     try:
         with Stopping() as stop, saver.or_stop():
@@ -162,7 +162,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
         **({"skipped": flight.skipped} if flight.skipped else {}),
         **measured,
         **({"features": PIXELS.name} if any(metric.in_features for metric in experiment.metrics) else {}),
-        "state_digest": state_digest(state, {"next_index": experiment.steps}),
+        "state_digest": state_digest(state),
     }
     if writes():
         run.finish(summary)

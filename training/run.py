@@ -85,8 +85,8 @@ class Run:
         if self.check_same(experiment):
             config.save(experiment, path)
 
-    def check_same(self, experiment: Experiment) -> bool:
-        """Whether the run differs from `experiment` in settings that it may differ in (`FREE`), and no others.
+    def check_same(self, experiment: Experiment, free: tuple[str, ...] = FREE) -> bool:
+        """Whether the run differs from `experiment` in settings that it may differ in (`free`), and no others.
 
         Raises:
           UserError: it is no run, or has other settings.
@@ -99,7 +99,7 @@ class Run:
         except ValueError as error:  # no JSON, or no text at all
             raise UserError(f"{path} is not JSON ({error}); --restart starts the run over") from error
         new = json.loads(json.dumps(config.encode(experiment)))
-        changed = [line for line in config.differences(old, new) if line.partition(":")[0].split(".")[0] not in FREE]
+        changed = [line for line in config.differences(old, new) if line.partition(":")[0].split(".")[0] not in free]
         if changed:
             raise UserError(
                 f"{self.folder} holds a run with other settings:\n  " + "\n  ".join(changed) + "\n"

@@ -9,7 +9,6 @@ killed: one that another process still trains is found out before anything is be
 
 import contextlib
 import io
-import json
 import os
 import signal
 import subprocess
@@ -22,9 +21,10 @@ from typing import Any
 from training import config
 from training.cli import load_experiment, parse, take
 from training.errors import Stopped, UserError
-from training.experiment import Experiment
+from training.experiment import FREE, Experiment
 from training.fit import take_wishes
 from training.lock import locked
+from training.run import Run
 from training.stopping import EXIT_STATUS
 from training.sweep import Element, Outcome, aligned, arguments, as_csv, load, names, one_line, slots, table
 
@@ -50,7 +50,7 @@ class Trial:
     def summary(self) -> dict[str, Any] | None:
         """What the run ended with; None before it has."""
         try:
-            found = json.loads((self.folder / "summary.json").read_text())
+            found = config.read_json(self.folder / "summary.json")
         except (OSError, ValueError):
             return None
         return found if isinstance(found, dict) else None
@@ -61,20 +61,9 @@ class Trial:
         Raises:
           UserError: the folder holds a run with other settings, which train.py would refuse.
         """
-        path = self.folder / "config.json"
-        if not path.exists():
+        if not (self.folder / "config.json").exists():
             return None
-        try:
-            old = json.loads(path.read_text())
-        except ValueError as error:
-            raise UserError(f"{path} is not JSON ({error}); --restart starts every run over") from error
-        changed = config.differences(old, json.loads(json.dumps(config.encode(self.experiment.pinned()))))
-        changed = [line for line in changed if line.partition(":")[0] not in self.left_open]
-        if changed:
-            raise UserError(
-                f"{self.folder} holds a run with other settings ({'; '.join(changed)}): name another folder "
-                "(--workdir), repeat its own settings to go on with it, or --restart to start every run over"
-            )
+        Run(self.folder).check_same(self.experiment.pinned(), (*FREE, *self.left_open))
         return self.summary()
 
 
@@ -98,15 +87,7 @@ def sweep(name: str, file: str, given: list[str], settings: list[str]) -> None:
     if not at_once.isdecimal() or int(at_once) < 1:
         raise UserError(f"--at-once {at_once}: name how many runs to train at a time, at least 1")
     environments = slots(int(at_once), os.environ, gpus=len(list(Path("/dev").glob("nvidia[0-9]*"))))
-    for flag in (
-        "--profile",
-        "--plan-memory",
-        "--replay",
-        "--distributed",
-        "--coordinator",
-        "--processes",
-        "--process",
-    ):
+    for flag in ALONE:
         if any(word.partition("=")[0] == flag for word in passed):
             raise UserError(f"{flag} is for a single run and does not go with --sweep")
     folder = take(passed, "--workdir", has_value=True)
