@@ -114,7 +114,7 @@ def test_average_follows_the_stated_decay():
 
 def test_a_gradient_is_clipped_as_optax_clips_it_with_its_norm_given_or_not():
     plain = optax.clip_by_global_norm(0.5)
-    for size in (0.01, 10.0):
+    for size in (0.01, 0.25, 10.0):
         gradients = {"a": size * jnp.arange(3.0), "b": size * jnp.ones((2, 2))}
         expected, state = plain.update(gradients, plain.init(gradients))
         for told in ({}, {"norm": optax.global_norm(gradients)}):
