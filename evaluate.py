@@ -23,6 +23,9 @@ finished run of an Embedder. Numbers in different features stand beside one anot
 
 --mesh.fsdp N and --mesh.model N split a model over devices; by default as in the run, where that fits those here.
 --coordinator HOST:PORT --processes N --process I is for several hosts, as in train.py.
+
+--table bits_per_dim --data digits (or mnist) is of no one run: it trains and measures every family on the same images,
+and goes on where it was stopped. --rows nice,glow trains these alone; --out FOLDER is for its CSV and picture.
 """
 
 
@@ -56,9 +59,42 @@ def in_features() -> list[str]:
     return sorted(name for name, cls in options(Metric).items() if cls.in_features)
 
 
+def of_all_families(name: str, arguments: list[str]) -> None:
+    """The table of that name: printed, as CSV and as a picture."""
+    from reproduce import write
+    from reproductions import bits_per_dim
+    from reproductions.densities import DATA, densities
+    from training.cli import take
+    from training.config import nearest
+    from training.startup import start
+
+    if name != "bits_per_dim":
+        raise UserError(f"there is no table {name!r}; there is bits_per_dim")
+    data, only = take(arguments, "--data", has_value=True), take(arguments, "--rows", has_value=True)
+    out = Path(take(arguments, "--out", has_value=True) or "figures")
+    if arguments:
+        raise UserError(f"--table {name} takes --data, --rows and --out, not {' '.join(arguments)}")
+    if data not in DATA:
+        raise UserError(f"--table {name} needs --data {' or '.join(DATA)}" + (f", not {data}" if data else ""))
+    start()
+    wanted, there = tuple(only.split(",")) if only else (), [row.name for row in densities(data)]
+    for row in wanted:
+        if row not in there:
+            raise UserError(f"--rows: there is no row {row!r}{nearest(row, there)}")
+    rows = list(bits_per_dim.told(bits_per_dim.table(data, only=wanted)))
+    write(bits_per_dim, rows, out, f"bits_per_dim_{data}")
+    print("\n".join(bits_per_dim.summary(rows)))
+    print(f"wrote {out / f'bits_per_dim_{data}'}.png and .csv")
+
+
 def main() -> None:
     arguments = sys.argv[1:]
     from training.cli import load_module, parse, take, take_cluster, take_mesh
+
+    table = take(arguments, "--table", has_value=True)
+    if table:
+        of_all_families(table, arguments)
+        return
 
     file = take(arguments, "--experiment", has_value=True)
     asked = take(arguments, "--features", has_value=True)

@@ -55,13 +55,13 @@ class FileSource(Source):
     """Files decoded as they are read, for sets too large to hold."""
 
     files: tuple[str, ...]
-    label: Int[np.ndarray, " n"]
+    label: Int[np.ndarray, " n"] | None
     size: int
     channels: int
     flip: bool
 
     @property
-    def labels(self) -> Int[np.ndarray, " n"]:
+    def labels(self) -> Int[np.ndarray, " n"] | None:
         return self.label
 
     @property
@@ -74,7 +74,8 @@ class FileSource(Source):
     def read(self, records: Int[np.ndarray, " b"], seed: int, numbers: Int[np.ndarray, " b"]) -> Arrays:
         pixels = np.stack([read_image(self.files[i], self.size, self.channels) for i in records])
         # The same reading as of a set in memory, of these records alone.
-        source = ArraySource(pixels, self.label[records], to_model_space, self.flip)
+        label = None if self.label is None else self.label[records]
+        source = ArraySource(pixels, label, to_model_space, self.flip)
         return source.read(np.arange(len(records)), seed, numbers)
 
 

@@ -106,7 +106,9 @@ def vlb_terms(
     return Terms(prior, steps, decoder)
 
 
-def log_bin_mass(x: Float[Array, "*s"], mean: Float[Array, "*s"], std: float, bin_width: float) -> Float[Array, "*s"]:
+def log_bin_mass(
+    x: Float[Array, "*s"], mean: Float[Array, "*s"], std: float | Float[Array, "*s"], bin_width: float
+) -> Float[Array, "*s"]:
     """log of the integral in (4), for each value. Finite in float32 however far the mean is from the bin."""
     centre, half = (x - mean) / std, 0.5 * bin_width / std
     lowest, highest = x < -1.0 + 0.5 * bin_width, x > 1.0 - 0.5 * bin_width

@@ -99,7 +99,11 @@ class Reproduction(Protocol):
 
 
 def names() -> list[str]:
-    return sorted(info.name for info in pkgutil.iter_modules(reproductions.__path__) if info.name != "reproduction")
+    return sorted(
+        info.name
+        for info in pkgutil.iter_modules(reproductions.__path__)
+        if info.name not in ("densities", "reproduction")
+    )
 
 
 def load(name: str) -> Any:
@@ -109,13 +113,18 @@ def load(name: str) -> Any:
 
 def made(name: str, folder: Path | None = None, **changes: Any) -> Path:
     """The run of an experiment with these fields changed, in `folder` (runs/NAME); trained to the end if it is not."""
-    folder, experiment = folder or Path("runs") / name, replace(load_experiment(name), **changes).pinned()
+    return completed(replace(load_experiment(name), **changes), folder or Path("runs") / name)
+
+
+def completed(experiment: Experiment, folder: Path) -> Path:
+    """The run of an experiment in `folder`; trained to the end if it is not."""
+    experiment = experiment.pinned()
     if not (folder / "summary.json").is_file():
-        print(f"training {name} in {folder}", flush=True)
+        print(f"training in {folder}", flush=True)
         train(experiment, folder)
     elif Run(folder).experiment() != experiment:
         raise UserError(
-            f"{folder} holds a run with other settings than {name}'s of today; move it away, or name it by --run"
+            f"{folder} holds a run with other settings than today's; move it away, or name it by --run where one can be"
         )
     return folder
 

@@ -1,0 +1,254 @@
+"""One table of likelihoods: every family's bits/dim of the same held-out images, and what a sample costs.
+
+Rows are those of reproductions/densities.py, which says what is exact, what a bound and what an estimate; beside them
+stand what needs no learning, as a check of every convention:
+
+    (1)  uniform = log₂ n,  n levels: 8 for bytes
+    (2)  a histogram of each place, one count more than was seen: exact
+    (3)  a Gaussian of each place, exact: −log₂ of its mass over each bin; and dequantised, which bounds that from above
+    (4)  a Gaussian of full covariance, dequantised
+    (5)  PNG of all images as one strip, so that its header is paid once, levels as bytes: a code's length
+
+Gaussians have the moments of the dequantised training split: Δ²/12 is added to variances. Samples are 1,000, clipped to
+[−1, 1] as a picture is; the Fréchet distance is to the test split, precision and recall (metrics/manifold.py) are of as
+many samples as test images, both in the features of metrics/classifier.py. Seconds a sample are of 500 at once,
+without compiling. Calls of FFJORD are those of the density's own solve, the mean over images.
+"""
+
+import io
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from matplotlib.figure import Figure
+from PIL import Image
+
+from data.dataset import Dataset
+from data.image_tokens import ImageTokens
+from metrics.classifier import NAME, classifier
+from metrics.examples import mean_and_error
+from metrics.frechet import frechet_distance
+from metrics.likelihood import bits_per_dim
+from metrics.manifold import precision_recall
+from metrics.metric import Evaluation
+from metrics.vlb import log_bin_mass
+from models.trace import Exact, Hutchinson
+from reproductions.densities import EXAMPLES, Density, densities, solved
+from reproductions.reproduction import Row, Trained, completed
+from reproductions.reproduction import trained as read
+from training import config
+
+SCALES = {"tiny": None, "small": None, "paper": None}
+DATA = {"tiny": "digits", "small": "digits", "paper": "mnist"}
+TINY_STEPS = 60
+SAMPLES = 1000
+NO_LEARNING = "no learning"
+NAMES = ("bits_per_dim", "vlb_bits_per_dim", "bits_per_dim_bound")  # of the number, by metric
+SIZE = (13, 5.4)
+
+
+def baselines(images: Dataset) -> Iterator[Row]:
+    """Eq. (1)–(5)."""
+    data, width = ImageTokens(images=images), images.bin_width or 0.0
+    train, test = (data.arrays(split, 60_000)["x"] for split in ("train", "test"))
+    test, dims = test[:EXAMPLES], test.shape[1]
+
+    def row(model: str, kind: str, bits: Float[np.ndarray, " n"]) -> Row:
+        mean, error = mean_and_error("bits", bits).values()
+        return {"model": model, "family": NO_LEARNING, "kind": kind, "bits_per_dim": mean, "stderr": error}
+
+    known = {"family": NO_LEARNING, "kind": "exact"}
+    yield {"model": "uniform", **known, "bits_per_dim": math.log2(data.vocabulary)}
+    places = data.vocabulary * np.arange(dims)  # of each place its own run of counts
+    counts = np.bincount((train + places).reshape(-1), minlength=dims * data.vocabulary).reshape(dims, -1).T + 1.0
+    bits = -np.log2(counts / counts.sum(axis=0))
+    yield row("histogram of each place", "exact", np.take_along_axis(bits, test, axis=0).mean(axis=1))
+
+    values = lambda levels: levels * width - 1.0  # noqa: E731
+    filled = values(test) + width * (np.random.default_rng(0).random(test.shape) - 0.5)
+    mean, std = values(train).mean(axis=0), np.sqrt(values(train).var(axis=0) + width**2 / 12.0)
+    with jax.enable_x64(True):
+        everywhere = lambda moment: jnp.broadcast_to(moment, test.shape)  # noqa: E731
+        mass = np.asarray(log_bin_mass(jnp.asarray(values(test)), everywhere(mean), everywhere(std), width))
+    yield row("Gaussian of each place", "exact", -mass.sum(axis=1) / (dims * math.log(2.0)))
+    standard = (filled - mean) / std
+    log_prob = -0.5 * (standard**2 + math.log(2.0 * math.pi)).sum(axis=1) - np.log(std).sum()
+    yield row("the same, dequantised", "bound", bits_per_dim(log_prob, dims, width))
+
+    covariance = np.cov(values(train), rowvar=False) + width**2 / 12.0 * np.eye(dims)
+    root = np.linalg.cholesky(covariance)
+    standard = np.linalg.solve(root, (filled - mean).T)
+    log_prob = -0.5 * ((standard**2).sum(axis=0) + dims * math.log(2.0 * math.pi)) - np.log(np.diag(root)).sum()
+    yield row("Gaussian, full covariance", "bound", bits_per_dim(log_prob, dims, width))
+    length = 8.0 * png_bytes(test, images.shape[1]) / test.size
+    yield {"model": "PNG of all as one strip", **known, "bits_per_dim": length}
+
+
+def png_bytes(levels: Int[np.ndarray, "n d"], width: int) -> int:
+    strip = io.BytesIO()
+    Image.fromarray(levels.reshape(-1, width).astype(np.uint8)).save(strip, "PNG", optimize=True)
+    return strip.getbuffer().nbytes
+
+
+class Judge:
+    """How samples look to a classifier of real images."""
+
+    def __init__(self, images: Dataset) -> None:
+        fitted = classifier(images)
+        print(f"features: {NAME}, {100 * fitted.accuracy:.1f} % right on the test split", flush=True)
+        self.features = fitted.features
+        self.train, self.test = (self.features(images.arrays(split, 10_000)["x"]) for split in ("train", "test"))
+
+    def __call__(self, features: Float[np.ndarray, "n d"]) -> Row:
+        whole = features[np.isfinite(features).all(axis=1)]
+        n = min(len(features), len(self.test))
+        precision, recall = precision_recall(self.test[:n], features[:n])
+        found: Row = {"frechet_classifier": frechet_distance(whole, self.test), "precision": precision}
+        return found | {"recall": recall, "not_finite": len(features) - len(whole)}
+
+    def of_training_images(self) -> Row:
+        return {"model": "training images", "family": NO_LEARNING, **self(self.train[:SAMPLES])}
+
+
+def ready(density: Density, data: str) -> Trained:
+    """Its run, trained to the end if it is not; a continuous flow's by an adaptive solve from here on."""
+    for folder, experiment in density.needs:
+        completed(experiment, folder)
+    run = read(completed(density.experiment, density.folder))
+    return replace(run, model=solved(run.model, Exact() if data == "digits" else Hutchinson()))
+
+
+def said(folder: Path) -> Row:
+    """The summary of a run, and how many parameters it has."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(read(folder).variables["params"]))
+    return json.loads((folder / "summary.json").read_text()) | {"parameters": parameters}
+
+
+def measured(density: Density, data: str, judge: Judge) -> Row:
+    """What is measured once: kept beside the run, with the digest of its parameters, for the next time."""
+    run, runs = (
+        ready(density, data),
+        [said(folder) for folder in (density.folder, *(path for path, _ in density.needs))],
+    )
+    what = config.encode((density.metric, density.sampler))
+    of = json.loads(json.dumps({"digest": runs[0]["state_digest"], "what": what}))
+    if density.kept.is_file() and (old := json.loads(density.kept.read_text()))["of"] == of:
+        return old["row"]
+    found = density.metric(Evaluation(run.model, run.variables, run.experiment.data, lambda n: np.zeros((n, 1))))
+    number = next(name for name in NAMES if name in found)
+    drawn, seconds = run.draw(density.sampler, SAMPLES)
+    pictures = np.clip(run.experiment.data.shown(drawn.x), -1.0, 1.0)
+    row: Row = {
+        **{"model": density.title, "family": density.name, "kind": density.kind},
+        **{"bits_per_dim": found[number], "stderr": found[f"{number}_stderr"]},
+        "parameters": sum(one["parameters"] for one in runs),
+        "training_seconds": sum(one["seconds"] for one in runs),
+        "hardware": hardware(),
+        "calls": calls(density, run, found, drawn.nfe),
+        "seconds_a_sample": seconds / SAMPLES,
+        **judge(judge.features(pictures)),
+    }
+    config.write_whole(density.kept, json.dumps({"of": of, "row": row}, indent=2) + "\n")
+    return row
+
+
+def calls(density: Density, run: Trained, found: dict[str, float], nfe: Any) -> float:
+    """Of the network, one after the other, for a sample; of a model of tokens as many as tokens."""
+    if density.calls is not None:
+        return density.calls
+    if nfe is not None or "nfe" in found:
+        return round(float(found["nfe"] if nfe is None else np.mean(nfe)), 1)
+    return density.sampler.network_calls() or math.prod(run.experiment.data.shape)
+
+
+def hardware() -> str:
+    kind = jax.devices()[0].device_kind
+    return f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{jax.device_count()} x {kind}"
+
+
+def table(data: str, steps: int = 0, only: tuple[str, ...] = ()) -> Iterator[Row]:
+    """All rows; of those that are not among `only`, where some are named, what has been measured before.
+
+    Args:
+      steps: as for `densities`.
+      only: names of rows to train and measure; empty: all.
+    """
+    all_of_them = densities(data, steps)
+    images = all_of_them[0].experiment.data
+    yield from baselines(images)
+    judge = Judge(images)
+    yield judge.of_training_images()
+    for density in all_of_them:
+        if not only or density.name in only or density.kept.is_file():
+            yield measured(density, data, judge)
+        else:
+            missing = f"python evaluate.py --table bits_per_dim --data {data} --rows {density.name}"
+            yield {"model": density.title, "family": density.name, "kind": density.kind, "missing": missing}
+
+
+def told(rows: Iterator[Row]) -> Iterator[Row]:
+    """The same rows, each printed as it comes: a row may take an hour."""
+    for row in rows:
+        number = f"{row['bits_per_dim']:.4f} bits/dim" if "bits_per_dim" in row else row.get("missing", "")
+        print(f"{row['model']:28}{number}", flush=True)
+        yield row
+
+
+def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
+    yield from table(DATA[scale], TINY_STEPS if scale == "tiny" else 0)
+
+
+def draw(rows: list[Row], figure: Figure) -> None:
+    left, right = figure.subplots(1, 2, width_ratios=(1.15, 1))
+    known = [row for row in rows if "bits_per_dim" in row]
+    colours = {"exact": "C0", "bound": "C1", "estimate": "C2"}
+    names, values = [row["model"] for row in known], [row["bits_per_dim"] for row in known]
+    errors = [row.get("stderr", 0.0) for row in known]
+    bars = left.barh(names, values, xerr=errors, color=[colours[row["kind"]] for row in known])
+    for bar, row in zip(bars, known, strict=True):
+        bar.set_alpha(0.45 if row["family"] == NO_LEARNING else 1.0)
+    left.bar_label(bars, [f"{value:.3f}" for value in values], padding=4, fontsize=8)
+    left.invert_yaxis()
+    left.set(xlabel="bits/dim of held-out images", xlim=(0, 1.16 * max(values)))
+    handles = [left.barh([names[0]], [0.0], color=colour, label=kind) for kind, colour in colours.items()]
+    left.legend(handles=handles, loc="lower right", fontsize=8)
+    points = [row for row in known if "seconds_a_sample" in row]
+    for i, row in enumerate(points):
+        at, look = 1e3 * row["seconds_a_sample"], {"marker": "osv^DPX*<>hp8d"[i % 14], "color": f"C{i % 10}"}
+        right.scatter(at, row["bits_per_dim"], s=52, label=row["model"], **look)
+    right.set(xscale="log", xlabel="ms a sample, 500 at once", ylabel="bits/dim of held-out images")
+    right.grid(True, alpha=0.3)
+    right.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=8)
+
+
+def summary(rows: list[Row]) -> Iterator[str]:
+    """The table in Markdown."""
+    yield "| model | bits/dim | | parameters | training | calls a sample | ms a sample | Fréchet | precision | recall |"
+    yield "|---|---|---|---|---|---|---|---|---|---|"
+    for row in rows:
+        if "missing" in row:
+            yield f"| {row['model']} | `{row['missing']}` | {row['kind']} | | | | | | | |"
+            continue
+        bits = f"{row['bits_per_dim']:.3f}" if "bits_per_dim" in row else ""
+        bits += f" ± {row['stderr']:.3f}" if row.get("stderr") else ""
+        cells = [row["model"], bits, row.get("kind", "")]
+        cells += [shown(row, "parameters", ",d"), shown(row, "training_seconds", ".0f", " s"), shown(row, "calls", "g")]
+        milliseconds = {"ms": 1e3 * row["seconds_a_sample"]} if "seconds_a_sample" in row else {}
+        cells += [shown(milliseconds, "ms", ".3g"), shown(row, "frechet_classifier", ".2f")]
+        cells += [shown(row, "precision", ".3f"), shown(row, "recall", ".3f")]
+        yield "| " + " | ".join(cells) + " |"
+    lost = [f"{row['not_finite']} of {row['model']}" for row in rows if row.get("not_finite")]
+    if lost:
+        yield f"Samples that are not finite, left out of the Fréchet distance: {', '.join(lost)}."
+
+
+def shown(row: Row, column: str, form: str, unit: str = "") -> str:
+    return f"{row[column]:{form}}{unit}" if column in row else ""
