@@ -3,15 +3,19 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test chaos lint clean
+.PHONY: demo test test-thorough chaos lint clean
 
 demo: .venv/installed
 	.venv/bin/python train.py digits_ddpm $(DEMO)
 	.venv/bin/python sample.py runs/digits_ddpm
 	@echo "Look at $(CURDIR)/runs/digits_ddpm/samples.png"
 
+# Every property by its cheapest cases; then the rest of each table of cases, and runs that take long.
 test: .venv/installed-test
-	.venv/bin/python -m pytest -n 2 --dist worksteal
+	.venv/bin/python -m pytest -n 2 --dist worksteal -m "not thorough"
+
+test-thorough: .venv/installed-test
+	.venv/bin/python -m pytest -n 2 --dist worksteal -m thorough
 
 chaos: .venv/installed-test
 	.venv/bin/python -m tests.chaos --faults 30

@@ -1,8 +1,10 @@
 """Settings of the whole suite: CPU, eight virtual devices, strict shapes, a compilation cache."""
 
 import os
+from collections.abc import Callable, Collection, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 # Before jax is imported anywhere. Scripts that tests start as processes of their own get one device (see scripts.py).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -55,3 +57,24 @@ def tfds_has(name: str) -> bool:
 def needs(name: str) -> pytest.MarkDecorator:
     """Skips a test, saying why, where the set is absent."""
     return pytest.mark.skipif(not tfds_has(name), reason=f"{name} is not prepared; set TFDS_DATA_DIR to where it is")
+
+
+def tiers(cases: Iterable[Any], first: Collection[Any] | Callable[..., bool]) -> list[Any]:
+    """All cases of a test, marked as thorough if they are not of the `first` tier, which `make test` runs.
+
+    Args:
+        cases: values, tuples of the values of several arguments, or a mapping from ids to values.
+        first: the values, or the ids of a mapping; or a function of the arguments that tells.
+    """
+    names = list(cases)
+    if not callable(first):
+        assert all(name in names for name in first), "a case of the first tier is none"
+    rows = [cases[name] for name in names] if isinstance(cases, Mapping) else names
+    found = []
+    for name, row in zip(names, rows, strict=True):
+        arguments = row if isinstance(row, tuple) else (row,)
+        of_first = first(*arguments) if callable(first) else name in first
+        marks = () if of_first else pytest.mark.thorough
+        found.append(pytest.param(*arguments, marks=marks, id=name if isinstance(cases, Mapping) else None))
+    assert any(not param.marks for param in found), "no case is of the first tier"
+    return found

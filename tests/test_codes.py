@@ -20,7 +20,7 @@ from models.flows.causal import CausalTransformer
 from models.flows.dequantization import Continuous
 from models.flows.flow import Flow
 from models.flows.tarflow import TarFlow
-from tests.conftest import needs
+from tests.conftest import needs, tiers
 from training.cli import load_experiment
 from training.codes import Codes, Latents
 from training.codes import _encoded as encoded
@@ -137,13 +137,17 @@ def test_two_stages_cost_the_sum_of_their_parts(first, tmp_path):
         TwoStageLikelihood().check(Digits())
 
 
-@pytest.mark.parametrize("name", [*(f"vqvae_prior_{name}" for name in PRIORS), "latent_diffusion_mnist"])
+@pytest.mark.parametrize(
+    "name",
+    tiers([*(f"vqvae_prior_{name}" for name in PRIORS), "latent_diffusion_mnist"], first=("vqvae_prior_lstm",)),
+)
 def test_every_second_stage_trains_and_is_measured(name, first, tmp_path):
     summary = train(second(name, first), tmp_path / name)
     assert math.isfinite(summary["loss"])
     assert 0.0 <= summary["confident"] <= 1.0
 
 
+@pytest.mark.thorough
 def test_a_flow_is_a_prior_over_latents(first, tmp_path):
     net = CausalTransformer(width=8, depth=1, heads=2, num_classes=10)
     model = Flow(bijection=TarFlow(patch=1, blocks=2, net=net), dequantize=Continuous())
@@ -157,8 +161,9 @@ def test_a_flow_is_a_prior_over_latents(first, tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        *(pytest.param(name, marks=needs("mnist")) for name in MNIST),
-        pytest.param("vqvae_cifar10", marks=needs("cifar10")),
+        "vqvae_digits",
+        *(pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in MNIST),
+        pytest.param("vqvae_cifar10", marks=[needs("cifar10"), pytest.mark.thorough]),
     ],
 )
 def test_every_first_stage_trains_and_is_measured(name, tmp_path):
@@ -167,6 +172,7 @@ def test_every_first_stage_trains_and_is_measured(name, tmp_path):
     assert summary["normalised_error"] > 0
 
 
+@pytest.mark.thorough
 def test_a_first_stage_that_was_trained_anew_is_refused_and_so_is_its_cache(first, tmp_path):
     other = tmp_path / "other"
     train(short("vqvae_digits", metrics=()), other)

@@ -17,7 +17,7 @@ from data.images import TFDS
 from data.pixels import decode, to_model_space, to_uint8
 from data.tabular import Tabular
 from data.toys import Checkerboard, EightGaussians, Pinwheel, SwissRoll, TwoMoons
-from tests.conftest import needs
+from tests.conftest import needs, tiers
 
 TOYS = [EightGaussians(), TwoMoons(), SwissRoll(), Checkerboard(), Pinwheel()]
 
@@ -120,7 +120,11 @@ def test_mirroring_is_a_fair_pure_function_of_the_example():
         np.testing.assert_array_equal(x, upright[:, ::-1] if coin else upright)
 
 
-@pytest.mark.parametrize("toy", TOYS, ids=lambda toy: type(toy).__name__)
+@pytest.mark.parametrize(
+    "toy",
+    tiers(TOYS, first=lambda toy: type(toy).__name__ in ("EightGaussians", "Checkerboard")),
+    ids=lambda toy: type(toy).__name__,
+)
 def test_toy_densities_integrate_to_one_and_are_what_is_sampled(toy):
     axis = np.linspace(-4, 4, 801)
     grid = np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
@@ -171,6 +175,7 @@ def test_one_bit_omniglot_is_scaled_by_what_is_there():
     assert set(np.unique(whole)) == {-1.0, 1.0}
 
 
+@pytest.mark.thorough
 @needs("mnist")
 def test_sets_too_large_to_hold_are_decoded_as_they_are_read(monkeypatch):
     from data import images

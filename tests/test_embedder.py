@@ -1,5 +1,6 @@
 """Embedders in the training loop: heads whole and split, moved by the optimiser and by themselves; what is refused."""
 
+import itertools
 import math
 from dataclasses import dataclass, replace
 
@@ -18,7 +19,7 @@ from losses.metric_learning import MetricLearning
 from metrics.embeddings import HeadAccuracy
 from models.embedder import PAD, Embedder, unit
 from models.embedding_mlp import EmbeddingMLP
-from tests.conftest import needs
+from tests.conftest import needs, tiers
 from training.cli import experiment_names, load_experiment
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints, Experiment
@@ -55,8 +56,13 @@ def state_after(experiment, steps=3):
     return state, losses
 
 
-@pytest.mark.parametrize("axis", ["", "data"])
-@pytest.mark.parametrize("update", [None, HeadSGD(learning_rate=0.5)])
+@pytest.mark.parametrize(
+    ("update", "axis"),
+    tiers(
+        itertools.product((None, HeadSGD(learning_rate=0.5)), ("", "data")),
+        first=lambda update, axis: (update is None) == (axis == ""),
+    ),
+)
 def test_eight_devices_are_one(update, axis):
     """With the head on each of them, and with its rows split."""
     one, expected = state_after(experiment(1, update=update, class_axis=axis))
@@ -84,7 +90,7 @@ def test_a_split_head_is_split_with_all_that_is_kept_of_it(update):
     assert all(leaf.sharding.is_fully_replicated for leaf in whole)
 
 
-@pytest.mark.parametrize("axis", ["", "data"])
+@pytest.mark.parametrize("axis", tiers(["", "data"], first=("",)))
 def test_the_head_in_the_state_takes_the_steps_that_the_loss_would_take_of_its_gradient(axis):
     """Plain SGD of the head, by the optimiser and by itself."""
     how = {"class_axis": axis, "devices": 8 if axis else 1}
@@ -222,6 +228,7 @@ def faces(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_folder_of_faces_is_trained_on(faces, tmp_path):
     tiny = load_experiment("deepid_faces", tiny=True)
     assert math.isfinite(train(replace(tiny, steps=2, mesh=Mesh(data=2)), tmp_path / "run")["loss"])
@@ -233,7 +240,7 @@ def test_a_folder_of_faces_is_trained_on(faces, tmp_path):
     Plan(replace(load_experiment("arcface_faces"), batch_size=8, metrics=()))
 
 
-@pytest.mark.parametrize("axis", ["", "data"])
+@pytest.mark.parametrize("axis", tiers(["", "data"], first=("data",)))
 def test_a_part_of_very_many_classes_is_trained_on(axis, tmp_path):
     tiny = load_experiment("partial_fc_synthetic", tiny=True)
     model = replace(tiny.model, class_axis=axis)
@@ -243,13 +250,17 @@ def test_a_part_of_very_many_classes_is_trained_on(axis, tmp_path):
 
 OMNIGLOT = sorted(name for name in experiment_names() if name.startswith("margin_omniglot_"))
 MNIST = [*sorted(name for name in experiment_names() if name.startswith("margin_mnist2d_")), "mnist_embedder"]
+FEW = [f"margin_omniglot_{loss}" for loss in ("arcface", "sphereface2", "triplet")]
 STEPPED = [f"margin_omniglot_{loss}" for loss in ("softmax", "subcentre", "sphereface2", "center", "triplet")]
 
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=needs("omniglot")) for name in OMNIGLOT]
-    + [pytest.param(name, marks=needs("mnist")) for name in MNIST],
+    [
+        pytest.param(name, marks=[needs("omniglot"), *([] if name in FEW else [pytest.mark.thorough])])
+        for name in OMNIGLOT
+    ]
+    + [pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in MNIST],
 )
 def test_every_margin_experiment_can_take_its_steps(name):
     """Both its forms are traced; those of which no other is like take two steps."""

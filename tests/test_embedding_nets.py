@@ -19,6 +19,7 @@ from models.resnet import IResNet
 from models.sphereface import SphereFace
 from models.stack import Stack
 from models.vit import ViT
+from tests.conftest import tiers
 from tests.test_models import count, perturbed
 from training.mesh import Mesh
 
@@ -54,7 +55,7 @@ def trained(net, variables, x, key=2):
     return net.apply(variables, x, train=True, rngs={"dropout": jax.random.key(key)}, mutable=["batch_stats"])
 
 
-@pytest.fixture(params=NETS, ids=NETS.keys())
+@pytest.fixture(params=tiers(list(NETS), first=lambda name: name != "iresnet"))
 def net_and_variables(request):
     net = NETS[request.param]
     return net, made(net)
@@ -162,8 +163,14 @@ def suffixed(tree):
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize(
     ("net", "written_out"),
-    [(NETS["sphereface"], sphereface64), (UNDROPPED, iresnet64), (NETS["deepid"], deepid64)],
-    ids=["sphereface", "iresnet", "deepid"],
+    tiers(
+        {
+            "sphereface": (NETS["sphereface"], sphereface64),
+            "iresnet": (UNDROPPED, iresnet64),
+            "deepid": (NETS["deepid"], deepid64),
+        },
+        first=("sphereface", "deepid"),
+    ),
 )
 def test_a_network_is_its_equations_in_float64(net, written_out, train):
     variables = made(net)
@@ -280,7 +287,7 @@ def test_every_parameter_of_every_block_gets_a_gradient(net_and_variables):
         assert all(np.abs(row).max() > 0 for row in rows), name
 
 
-@pytest.mark.parametrize("name", ["sphereface", "iresnet", "vit", "mlp"])
+@pytest.mark.parametrize("name", tiers(["sphereface", "iresnet", "vit", "mlp"], first=("vit", "mlp")))
 def test_checkpointing_changes_neither_gradients_nor_statistics(name):
     net = NETS[name]
     variables = made(net)

@@ -12,7 +12,7 @@ from tests.test_scripts import TINY
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "digits"
-    assert finish("train.py", *TINY, "--sample-every", "0", "--workdir", str(folder))[0] == 0
+    assert here("train.py", *TINY, "--sample-every", "0", "--workdir", str(folder))[0] == 0
     return folder
 
 

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from models.jump import Jump
-from tests.conftest import needs
+from tests.conftest import needs, tiers
 from training.cli import load_experiment
 from training.loop import train
 
 ALONE = ("toy_ot_flow", "toy_meanflow", "toy_shortcut", "toy_consistency", "digits_flow", "digits_classifier")
-MNIST = tuple(pytest.param(name, marks=needs("mnist")) for name in ("mnist_flow", "mnist_meanflow"))
+MNIST = tuple(
+    pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in ("mnist_flow", "mnist_meanflow")
+)
 
 
 def short(name, **changes):
@@ -23,7 +25,7 @@ def short(name, **changes):
     return replace(experiment, steps=2, mesh=mesh, sample_every=0, metrics=experiment.metrics[:1], **changes)
 
 
-@pytest.mark.parametrize("name", [*ALONE, *MNIST])
+@pytest.mark.parametrize("name", [*tiers(ALONE, first=("toy_meanflow",)), *MNIST])
 def test_it_trains_with_and_without_checkpointing(name, tmp_path):
     digits = []
     # MNIST's networks are dearer: that checkpointing changes nothing in them is seen in tests/test_models.py.
@@ -34,6 +36,7 @@ def test_it_trains_with_and_without_checkpointing(name, tmp_path):
     assert digits[0] == pytest.approx(digits[-1], rel=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_flow_is_distilled_into_a_consistency_model(tmp_path):
     teacher = tmp_path / "flow"
     train(short("toy_flow"), teacher)

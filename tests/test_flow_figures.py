@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from reproductions import backward_memory, ffjord, flow_bits, glow, nice
 from reproductions.reproduction import in_table
-from tests.conftest import needs
+from tests.conftest import needs, tiers
 from tests.test_reproduce import untrained
 from training.cli import load_experiment
 from training.loop import train
@@ -18,7 +18,13 @@ MNIST = ("nice_mnist", "glow_mnist", "tarflow_mnist", "ffjord_mnist")
 ALONE = ("realnvp_digits", "spline_toy", "ffjord_toy", "maf_tabular")
 
 
-@pytest.mark.parametrize("name", [*ALONE, *(pytest.param(name, marks=needs("mnist")) for name in MNIST)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *tiers(ALONE, first=("spline_toy", "maf_tabular")),
+        *(pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in MNIST),
+    ],
+)
 def test_it_trains_and_is_measured(name, tmp_path):
     experiment = load_experiment(name, tiny=True)
     mesh = replace(experiment.mesh, data=1)
@@ -31,6 +37,7 @@ def test_it_trains_and_is_measured(name, tmp_path):
         assert summary["nfe"] == 4 * 2  # rk4 in two steps
 
 
+@pytest.mark.thorough
 def test_glows_figure(monkeypatch):
     monkeypatch.setattr(glow, "TEMPERATURES", (0.5, 1.0))
     rows = list(glow.rows("tiny", untrained(load_experiment("glow_digits", tiny=True))))
@@ -41,6 +48,7 @@ def test_glows_figure(monkeypatch):
     assert "bits_per_dim_given_label" in "\n".join(glow.summary(rows))
 
 
+@pytest.mark.thorough
 @needs("mnist")
 def test_nices_figure(monkeypatch):
     monkeypatch.setattr(nice, "EXAMPLES", 16)
@@ -50,6 +58,7 @@ def test_nices_figure(monkeypatch):
     assert "1980.5 nats" in "\n".join(nice.summary(rows))
 
 
+@pytest.mark.thorough
 def test_ffjords_figure(monkeypatch):
     run = untrained(load_experiment("ffjord_toy", tiny=True))
     monkeypatch.setattr(ffjord, "made", lambda *_, **__: None)

@@ -220,23 +220,23 @@ def test_a_run_begins_from_the_statistics_of_its_first_batches():
     np.testing.assert_allclose(found, -np.log(x.std(axis=0)), rtol=1e-4)
 
 
-def test_a_checkpoint_and_a_run_that_begins_from_it_keep_what_is_not_trained(tmp_path):
+def test_a_checkpoint_and_a_run_that_begins_from_it_keep_what_is_not_trained(run):
     """P and sign(S) of another seed would make L, U and log s mean another matrix."""
     tiny = replace(load_experiment("glow_digits", tiny=True), seed=1, mesh=Mesh(data=1))
-    first = trained(tmp_path / "first", tiny, steps=2)
     model = tiny.resolved_model()
-    found, _ = Run(first).averaged(model, example_batch(tiny), Mesh(data=1).build())
+    found, _ = Run(run).averaged(model, example_batch(tiny), Mesh(data=1).build())
     own, other = (Plan(replace(tiny, seed=seed)).initial().model for seed in (1, 0))
     jax.tree.map(np.testing.assert_array_equal, found["state"], own)
     assert any(np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (own, other)), strict=True))
-    handed = Plan(replace(tiny, seed=0, steps=2, initial=str(first))).initial()
+    handed = Plan(replace(tiny, seed=0, steps=2, initial=str(run))).initial()
     jax.tree.map(np.testing.assert_array_equal, handed.model, found["state"])
     jax.tree.map(np.testing.assert_array_equal, handed.params, found["params"])
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return trained(tmp_path_factory.mktemp("flow") / "glow", load_experiment("glow_digits", tiny=True), steps=2)
+    tiny = replace(load_experiment("glow_digits", tiny=True), seed=1, mesh=Mesh(data=1))
+    return trained(tmp_path_factory.mktemp("flow") / "glow", tiny, steps=2)
 
 
 @pytest.fixture(scope="module")

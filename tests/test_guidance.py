@@ -25,7 +25,7 @@ from samplers.sampler import sample_keys
 from samplers.targets import PLANE, Mixture
 from samplers.thresholding import DynamicThreshold
 from samplers.transforms import Clip, Network, Transform
-from tests.scripts import finish, here
+from tests.scripts import here
 from training.config import decode, encode, options
 from training.experiment import Checkpoints, Experiment
 from training.loop import train
@@ -334,7 +334,7 @@ def test_sample_guides(runs, tmp_path):
     np.testing.assert_array_equal(x["one"], x["plain"])
     assert np.abs(x["three"]).max() <= 1.0
     assert np.abs(x["weak"] - x["plain"]).max() > 1e-4
-    code, out, err = finish(  # a process of its own, as a user runs it
+    code, out, err = here(
         *("sample.py", str(runs["plain"]), "--n", "4", "--label", "7", "--classifier", str(runs["classifier"])),
         *("--classifier-scale", "50", "--out", str(tmp_path)),
     )

@@ -51,6 +51,7 @@ def together(begin: Callable[[int], list[subprocess.Popen[str]]]) -> list[tuple[
     return found
 
 
+@pytest.mark.thorough
 def test_two_processes_of_two_devices_are_one_process(tmp_path):
     """Losses of 20 steps of every family to 1e-5; the checkpoint that both have written restores on other meshes."""
     names = [name for name in FAMILIES if "omniglot" not in name or tfds_has("omniglot")]
@@ -75,6 +76,7 @@ def test_two_processes_of_two_devices_are_one_process(tmp_path):
         assert state_digest(restored[0]) == found["digest"]
 
 
+@pytest.mark.thorough
 def test_train_py_as_two_slurm_tasks_is_one_run(tmp_path):
     """Its log, its pictures and its summary are one process's; samples and metrics are those of one process."""
     arguments = (

@@ -1,6 +1,7 @@
 """Models of tokens and how they are trained and drawn from: one protocol, exact likelihoods, exact search."""
 
 import dataclasses
+import functools
 import itertools
 import math
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from models.transformer import Transformer
 from samplers.autoregressive import Decoding, filtered
 from samplers.beam_search import BeamSearch
 from samplers.solver import Samples
+from tests.conftest import tiers
 from tests.flows import perturbed
 
 V = 7
@@ -40,9 +42,10 @@ MODELS = {
         encoder=NET.clone(bidirectional=True), decoder=NET.clone(cross=True, order="post"), vocabulary=V, stop=6
     ),
 }
-each = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+each = pytest.mark.parametrize("model", tiers(MODELS, first=("lstm", "learned", "classes", "translator")))
 
 
+@functools.cache
 def case(model, size=3, steps=9):
     """(variables, batch): tokens, classes and sources; no parameter at its start."""
     rng = np.random.default_rng(0)
@@ -53,7 +56,17 @@ def case(model, size=3, steps=9):
         "source_length": jnp.asarray([5, 3, 1] * size)[:size],
     }
     variables = jax.jit(model.init)(jax.random.key(0), batch)
-    return {**variables, "params": perturbed(variables["params"], jax.random.key(1))}, batch
+    return {**variables, "params": jax.jit(perturbed)(variables["params"], jax.random.key(1))}, batch
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def applied(model, variables, x, condition=None):
+    return model.apply(variables, x, condition)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 5))
+def drawn(sampler, model, variables, keys, condition, shape=(9,)):
+    return sampler(model, variables, keys, condition, shape).x
 
 
 def told(batch):
@@ -68,7 +81,7 @@ def near(a, b, tolerance=1e-5):
 def test_a_prompt_and_steps_are_the_whole(model):
     variables, batch = case(model)
     x, condition = batch["x"], told(batch)
-    whole = jax.jit(model.apply)(variables, x, condition)
+    whole = applied(model, variables, x, condition)
     given = whole.shape[1] - x.shape[1]  # 1 where the first token is modelled too
     state, logits = jax.jit(model.prefill, static_argnums=2)(variables, x[:, :4], 9, condition)
     found, step = [logits], jax.jit(model.step)
@@ -97,10 +110,10 @@ def test_a_class_and_a_source_are_told():
     for name in ("classes", "translator"):
         variables, batch = case(MODELS[name])
         other = {"label": (batch["label"] + 1) % 3, "source": (batch["source"] + 1) % V}
-        found = [MODELS[name].apply(variables, batch["x"], c) for c in (told(batch), told(batch) | other)]
+        found = [applied(MODELS[name], variables, batch["x"], c) for c in (told(batch), told(batch) | other)]
         assert float(jnp.abs(found[0] - found[1]).max()) > 1e-2
     padded = batch["source"].at[2, 1:].set(3)  # behind the source's end
-    near(MODELS["translator"].apply(variables, batch["x"], told(batch) | {"source": padded})[2], found[0][2], 1e-6)
+    near(applied(MODELS["translator"], variables, batch["x"], told(batch) | {"source": padded})[2], found[0][2], 1e-6)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -172,7 +185,7 @@ KEYS = jax.random.split(jax.random.key(5), 4)
 def test_samples_are_a_matter_of_their_own_key(model):
     variables, batch = case(model, size=4)
     condition = told(batch) | {"prompt": batch["x"][:, :2]}
-    draw = jax.jit(lambda keys, c: Decoding(top_k=5, top_p=0.9)(model, variables, keys, c, (9,)).x)
+    draw = functools.partial(drawn, Decoding(top_k=5, top_p=0.9), model, variables)
     x = draw(KEYS, condition)
     np.testing.assert_array_equal(x[:, :2], batch["x"][:, :2])
     order = jnp.asarray([3, 1])
@@ -184,8 +197,8 @@ def test_samples_are_a_matter_of_their_own_key(model):
 def test_greedy_is_the_likeliest_token_of_the_whole(model):
     variables, batch = case(model)
     condition = told(batch) | {"prompt": batch["x"][:, :1]}
-    x = Decoding(temperature=0.0)(model, variables, KEYS[:3], condition, (9,)).x
-    likeliest = jnp.argmax(model.apply(variables, x, condition), axis=2)
+    x = np.asarray(drawn(Decoding(temperature=0.0), model, variables, KEYS[:3], condition))
+    likeliest = np.argmax(applied(model, variables, x, condition), axis=2)
     given = likeliest.shape[1] - 9  # 1 where the first token is modelled too
     for row, best in zip(x, likeliest[:, given : 8 + given], strict=True):
         for t in range(1, 9):
@@ -273,7 +286,7 @@ def test_frequencies_are_the_models():
     np.testing.assert_allclose(jnp.bincount(draw(keys)[:, 0], length=V) / 20_000, expected, atol=0.015)
 
 
-@pytest.mark.parametrize("penalty", [0.0, 2.0])
+@pytest.mark.parametrize("penalty", tiers([0.0, 2.0], first=(2.0,)))
 def test_a_wide_beam_finds_the_best_there_is(penalty):
     """Against all sequences of up to three tokens over three symbols and a stop; 16 beams hold every prefix."""
     net = NET.clone(width=8, depth=1)
@@ -287,12 +300,11 @@ def test_a_wide_beam_finds_the_best_there_is(penalty):
     ended = np.cumsum(everything == 3, axis=1) - (everything == 3) > 0  # behind a stop
     unique = everything[((everything == 3) | ~ended).all(axis=1)]
     counts = (np.cumsum(unique == 3, axis=1) - (unique == 3) == 0).sum(axis=1)
+    scored = jax.jit(functools.partial(log_probs, model))
     for row in range(2):
         condition = jax.tree.map(lambda leaf: jnp.repeat(leaf[row : row + 1], len(unique), axis=0), told(batch))  # noqa: B023
         weight = np.arange(3)[None, :] < counts[:, None]
-        seen = log_probs(
-            model, variables, {"x": jnp.asarray(unique), "weight": jnp.asarray(weight, jnp.float32), **condition}
-        )
+        seen = scored(variables, {"x": jnp.asarray(unique), "weight": jnp.asarray(weight, jnp.float32), **condition})
         expected = np.asarray(seen[0]).sum(axis=1) / ((5 + counts) / 6) ** penalty
         order = np.argsort(-expected)
         near(scores[row, :10], expected[order[:10]], 1e-4)
@@ -303,8 +315,11 @@ def test_one_beam_is_greedy():
     model = MODELS["gru"]
     variables, batch = case(model)
     condition = {"prompt": batch["x"][:, :2]}
-    greedy = Decoding(temperature=0.0)(model, variables, KEYS[:3], condition, (9,)).x
-    np.testing.assert_array_equal(BeamSearch(beams=1)(model, variables, KEYS[:3], condition, (9,)).x, greedy)
+    greedy, found = (
+        drawn(sampler, model, variables, KEYS[:3], condition)
+        for sampler in (Decoding(temperature=0.0), BeamSearch(beams=1))
+    )
+    np.testing.assert_array_equal(found, greedy)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -336,7 +351,7 @@ def test_metrics_are_what_they_say():
     found = np.asarray(log_probs(model, variables, batch)[0])
     assert likelihood["nats_per_token"] == pytest.approx(-found.sum() / 20, rel=1e-5)
     assert likelihood["perplexity"] == pytest.approx(math.exp(-found.sum() / 20), rel=1e-5)
-    greedy = Decoding(temperature=0.0)(model, variables, KEYS[:3], {"prompt": batch["x"][:, :3]}, (9,)).x
+    greedy = drawn(Decoding(temperature=0.0), model, variables, KEYS[:3], {"prompt": batch["x"][:, :3]})
     wrong = greedy.at[1, 7].add(1).at[2, 4].set((greedy[2, 4] + 1) % V)  # the first is not counted
     weight = batch["weight"].at[:, :3].set(0.0)
     evaluation = Evaluation(model, variables, Fixed(batch={"x": wrong, "weight": weight}), lambda n: np.zeros(n))

@@ -57,6 +57,7 @@ def test_gaps_are_the_empty_angles_between_sectors():
     assert margin_features.gaps(u[[0, 1, 2, 1, 2, 0]], np.asarray([0, 0, 0, 1, 1, 1]), part=1.0).min() < 0
 
 
+@pytest.mark.thorough
 @needs("mnist")
 def test_the_plane_of_each_loss_is_drawn_from_its_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -110,6 +111,7 @@ def test_the_best_margin_is_told_from_plain_softmax_by_the_spread():
     assert "the best margin, normface (88.00 ± 0.10 %), does not beat" in told(**losses)
 
 
+@pytest.mark.thorough
 @needs("mnist")
 def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch, capsys):
     """Every finished run of MNIST's pictures is found, one that draws nothing is not; blur and noise take away."""

@@ -19,6 +19,7 @@ from models.flows.glow import Glow
 from models.mlp import MLP
 from models.transformer import Transformer
 from models.unet import UNet
+from tests.conftest import tiers
 from training import memory
 from training.errors import UserError
 from training.fit import fitted, limit_of, table, take_wishes
@@ -49,7 +50,7 @@ DEEP = {
 }
 
 
-@pytest.fixture(scope="module", params=DEEP)
+@pytest.fixture(scope="module", params=tiers(list(DEEP), first=("transformer",)))
 def planner(request):
     return Planner(DEEP[request.param])
 
@@ -84,6 +85,7 @@ def test_the_peak_is_what_the_run_is_compiled_to(planner):
     assert need.flops > planner.need("none").flops
 
 
+@pytest.mark.thorough
 def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch):
     """From two examples, where the need is the state and does not grow, to more than a hundred."""
     net = MLP(width=256, depth=1)
@@ -100,6 +102,7 @@ def test_the_largest_batch_fits_and_a_larger_one_does_not(monkeypatch):
     assert planner.largest_batch("none", limit) == 28
 
 
+@pytest.mark.thorough
 def test_over_devices_a_need_is_that_of_one():
     """The batch is split: eight devices hold an eighth of the activations each."""
     one, eight = (Planner(replace(DEEP["transformer"], mesh=Mesh(data=n))).need("none") for n in (1, 8))
@@ -115,6 +118,7 @@ def test_needs_are_remembered(tmp_path, monkeypatch):
         Planner(replace(digits, batch_size=16), tmp_path).need("full")
 
 
+@pytest.mark.thorough
 def test_a_plan_without_forward_mode_is_left_out():
     """MeanFlow differentiates its network forwards."""
     planner = Planner(meanflow)
@@ -157,7 +161,8 @@ def test_the_limit_is_what_the_device_has_free(monkeypatch):
     assert limit_of(take_wishes(["--plan-memory", "--memory-limit", "2KiB"]))[0] == 2048
 
 
-def test_the_command_line(tmp_path, capsys):
+def test_the_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(memory, "CANDIDATES", ("none", "full"))
     arguments = ["--remat", "auto", "--steps", "3", "--memory-limit=1GiB"]
     wishes = take_wishes(arguments)
     assert arguments == ["--steps", "3"]

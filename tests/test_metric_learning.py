@@ -18,6 +18,7 @@ from models.denoiser import Denoiser
 from models.embedder import Embedder, EmbeddingNet
 from models.mlp import MLP
 from paths.schedules import VP
+from tests.conftest import tiers
 from training.mesh import Mesh
 
 
@@ -187,7 +188,7 @@ SPREAD = {
 }
 
 
-@pytest.mark.parametrize("name", SPREAD)
+@pytest.mark.parametrize("name", tiers(list(SPREAD), first=("n_pair", "center")))
 def test_one_device_equals_eight(name):
     model, loss = embedder(class_means=True), SPREAD[name]
     variables, mesh = started(model), Mesh().build()

@@ -1,5 +1,7 @@
 """Networks: shapes at every size, scan equals loop, checkpointing changes nothing, conditioning, precision, counts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,12 +39,18 @@ NETS = {
 }
 
 
-@pytest.fixture(params=NETS, ids=NETS.keys())
+@functools.partial(jax.jit, static_argnums=0, static_argnames="train")
+def applied(net, params, batch, train=False, dropout=None):
+    """As one program: op by op a network takes many seconds to compile."""
+    return net.apply({"params": params}, *batch, train=train, rngs=None if dropout is None else {"dropout": dropout})
+
+
+@pytest.fixture(scope="module", params=NETS, ids=NETS.keys())
 def net_and_batch(request):
     net, shape = NETS[request.param]
     x = jax.random.normal(jax.random.key(1), (4, *shape))
     c, label = jnp.asarray([0.0, 10.0, 500.0, 1000.0]), jnp.asarray([0, 1, 2, 3])
-    params = perturbed(jax.jit(net.init)(jax.random.key(0), x, c, label)["params"])
+    params = jax.jit(lambda *batch: perturbed(net.init(jax.random.key(0), *batch)["params"]))(x, c, label)
     return net, params, (x, c, label)
 
 
@@ -68,14 +76,14 @@ def test_stack_equals_a_loop_over_its_blocks(key):
 
 def test_dropout_differs_between_layers_and_keys(net_and_batch):
     net, params, batch = net_and_batch
-    run = lambda k: net.apply({"params": params}, *batch, train=True, rngs={"dropout": jax.random.key(k)})  # noqa: E731
+    run = lambda k: applied(net, params, batch, train=True, dropout=jax.random.key(k))  # noqa: E731
     assert not np.allclose(run(0), run(1))
     np.testing.assert_array_equal(run(0), run(0))
 
 
 def test_null_class_and_no_label_are_one_and_classes_differ(net_and_batch):
     net, params, (x, c, label) = net_and_batch
-    apply = lambda label: net.apply({"params": params}, x, c, label)  # noqa: E731
+    apply = lambda label: applied(net, params, (x, c, label))  # noqa: E731
     np.testing.assert_array_equal(apply(None), apply(jnp.full(4, -1)))
     assert not np.allclose(apply(label), apply(None))
     assert not np.allclose(apply(label), apply(label[::-1]))
@@ -83,8 +91,8 @@ def test_null_class_and_no_label_are_one_and_classes_differ(net_and_batch):
 
 def test_examples_do_not_see_each_other(net_and_batch):
     net, params, (x, c, label) = net_and_batch
-    whole = net.apply({"params": params}, x, c, label)
-    alone = net.apply({"params": params}, x[2:3], c[2:3], label[2:3])
+    whole = applied(net, params, (x, c, label))
+    alone = applied(net, params, (x[2:3], c[2:3], label[2:3]))
     np.testing.assert_allclose(alone[0], whole[2], atol=2e-4)
 
 
@@ -93,10 +101,10 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside(net_and_batch):
     lowered = jax.jit(net.clone(dtype="bfloat16").apply).lower({"params": params}, *batch).as_text()
     assert "bf16" in lowered
     assert "bf16" not in jax.jit(net.apply).lower({"params": params}, *batch).as_text()
-    low = net.clone(dtype="bfloat16").apply({"params": params}, *batch)
+    low = applied(net.clone(dtype="bfloat16"), params, batch)
     assert low.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(params))
-    full = net.apply({"params": params}, *batch)
+    full = applied(net, params, batch)
     assert float(jnp.abs(low - full).mean()) < 0.1 * float(jnp.abs(full).mean())
 
 

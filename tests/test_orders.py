@@ -1,5 +1,7 @@
 """Every solver's order of convergence, against trajectories and moments that are known exactly."""
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -21,6 +23,7 @@ from samplers.reverse_sde import ReverseSDE
 from samplers.sde_dpmpp import SDEDPMpp2M, SDEDPMpp3M
 from samplers.unip import UniP
 from samplers.unipc import UniPC
+from tests.conftest import tiers
 
 DEFAULTS = [cls() for name, cls in solvers().items() if name not in ("pc", "langevin", "dopri5", "tsit5")]
 VARIANTS = [
@@ -45,8 +48,10 @@ VARIANTS = [
 
 @pytest.mark.parametrize(
     ("solver", "path"),
-    [(solver, path) for solver in DEFAULTS for path in MEASURED]
-    + [(solver, path) for solver in VARIANTS for path in ("vp", "rectified")],
+    tiers(  # every solver on two paths, and each of its other forms on one
+        itertools.product(DEFAULTS, MEASURED), first=lambda solver, path: path in ("vp", "rectified")
+    )
+    + tiers(itertools.product(VARIANTS, ("vp", "rectified")), first=lambda solver, path: path == "rectified"),
     ids=str,
 )
 def test_the_measured_order_is_the_stated_one(solver, path):

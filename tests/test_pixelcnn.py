@@ -14,6 +14,7 @@ from models.language_model import LanguageModel
 from models.pixelcnn import PixelCNN
 from models.regressor import SequenceRegressor
 from samplers.autoregressive import Decoding
+from tests.conftest import tiers
 
 V = 5
 NET = PixelCNN(width=6, depth=2, grid=(3, 5))
@@ -38,12 +39,15 @@ whole = jax.jit(lambda model, variables, x, batch: model.apply(variables, x, bat
 
 @pytest.mark.parametrize(
     ("net", "prompts"),
-    [
-        (NET, (0, 4, 5)),  # of rows of 5
-        (NET.clone(grid=(4, 3), kernel=5, first_kernel=3), (2, 6)),
-        (NET.clone(grid=(2, 3), kernel=7, first_kernel=9, depth=1), (3,)),  # windows larger than the grid
-        (NET.clone(grid=(1, 4), kernel=1), (2,)),
-    ],
+    tiers(
+        {
+            "rows of 5": (NET, (0, 4, 5)),
+            "wider windows": (NET.clone(grid=(4, 3), kernel=5, first_kernel=3), (2, 6)),
+            "windows larger than the grid": (NET.clone(grid=(2, 3), kernel=7, first_kernel=9, depth=1), (3,)),
+            "one row": (NET.clone(grid=(1, 4), kernel=1), (2,)),
+        },
+        first=("rows of 5", "windows larger than the grid"),
+    ),
 )
 def test_a_prompt_and_steps_are_the_whole(net, prompts):
     model = replace(MODEL, backbone=net)

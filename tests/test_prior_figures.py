@@ -80,6 +80,7 @@ def test_records_of_all_classes_in_turn():
     np.testing.assert_array_equal(code_priors.in_turn(label, 5), [1, 3, 0])
 
 
+@pytest.mark.thorough
 def test_priors_over_one_first_stage(asked, monkeypatch):
     # One of each kind: the others differ from the first in their nets alone.
     kinds = ("vqvae_prior_transformer", "vqvae_prior_masked", "latent_diffusion_mnist")
@@ -120,6 +121,7 @@ def test_every_prior_is_of_the_first_stage_at_hand(asked):
     assert {name for name, changes in asked.items() if "sampler" in changes} == {"vqvae_prior_masked"}
 
 
+@pytest.mark.thorough
 def test_latents_beside_pixels(asked, monkeypatch):
     monkeypatch.setattr(latent_diffusion, "STEPS", (2,))
     rows = list(latent_diffusion.rows("tiny", None))

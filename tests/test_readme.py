@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.thorough
 def test_the_experiment_of_ones_own_trains_as_printed(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     file = tmp_path / "my_own.py"

@@ -32,6 +32,7 @@ from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion, first_noise
 from samplers.heun import Heun
 from samplers.sampler import NoSampler
+from tests.conftest import tiers
 from tests.scripts import finish, start
 from training import config
 from training.cli import parse
@@ -93,6 +94,7 @@ def assert_equal(a, b):
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y))
 
 
+@pytest.mark.thorough
 def test_killed_twice_the_pairs_are_those_of_an_unbroken_run(teacher, tmp_path):
     other = shutil.copytree(teacher, tmp_path / "other")
     # Many steps, so that a shard takes long enough to be killed in.
@@ -172,7 +174,9 @@ def test_more_pairs_extend_those_that_are_there(teacher):
             pairs_of(reflow(teacher, **other))  # kept apart
 
 
-@pytest.mark.parametrize("damage", ["truncated", "a byte", "other shape", "empty"])
+@pytest.mark.parametrize(
+    "damage", tiers(["truncated", "a byte", "other shape", "empty"], first=("truncated", "a byte"))
+)
 def test_a_damaged_shard_is_drawn_again(teacher, capfd, damage):
     data = reflow(teacher)
     data.prepare()
@@ -247,6 +251,7 @@ def test_training_on_pairs_runs_and_resumes(teacher, tmp_path):
     assert not (teacher / "pairs").exists()
 
 
+@pytest.mark.thorough
 def test_the_stages_tiny_forms_run_one_after_another(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, tiny in (

@@ -27,7 +27,7 @@ from models.transformer import Transformer
 from models.unet import UNet
 from models.vit import ViT
 from samplers.integrators import FixedStep
-from tests.conftest import AS_USERS_COMPILE
+from tests.conftest import AS_USERS_COMPILE, tiers
 from tests.test_models import perturbed
 
 SOME, FEW = ("full", "group(3)", "nested"), ("group(3)", "nested")
@@ -135,19 +135,19 @@ def policies_of(name: str) -> tuple[str, ...]:
     return POLICIES if name in FULLY else FEW if name in HARDLY else SOME
 
 
-@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("name", tiers(list(NETS), first=("transformer", "rnn")))
 def test_every_policy_has_the_gradient_of_none_in_double_precision(name):
     """Dropout included: what is computed again draws what was drawn."""
     with jax.enable_x64(True):
         held_to_none(name, jnp.float64, 1e-10, policies_of(name))
 
 
-@pytest.mark.parametrize("name", ["transformer", "lstm"])
+@pytest.mark.parametrize("name", tiers(["rnn", "transformer", "lstm"], first=("rnn",)))
 def test_every_policy_has_the_gradient_of_none_in_single_precision(name):
     held_to_none(name, jnp.float32, 1e-5, POLICIES)
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize("name", tiers(list(FLOWS), first=("stacked",)))
 def test_every_policy_has_the_gradient_of_none_in_flows(name):
     reversible = ("reversible", "reversible(1)") if name in ("glow", "stacked") else ()
     with jax.enable_x64(True):
@@ -178,7 +178,7 @@ def temporary(make: Any, thing: Any, shape: tuple[int, ...]) -> int:
     return gradient.lower(*at).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize("name", WIDE)
+@pytest.mark.parametrize("name", tiers(list(WIDE), first=("lstm",)))
 def test_memory_falls_in_the_order_of_the_theory(name):
     make, thing, shape = WIDE[name]
     order = ("none", "dots", "group(2)", "sqrt", "nested")

@@ -86,6 +86,7 @@ def test_table_1_is_drawn_and_summed_up_from_its_rows():
     assert "50 steps: 20.0 times as fast as 1000" in text
 
 
+@pytest.mark.thorough
 def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
     """All cells in few steps, by a network that has learnt nothing: x̂₀ = c_skip·x."""
     monkeypatch.setitem(score_sde_samplers.CALLS, "tiny", (10,))
@@ -123,6 +124,7 @@ def test_the_list():
     assert "DDIM's table 1" in out
 
 
+@pytest.mark.thorough
 def test_the_guidance_sweep_is_measured_and_drawn(monkeypatch):
     monkeypatch.setattr(guidance_sweep, "WEIGHTS", (0.0, 1.0, 3.0, 6.0))
     monkeypatch.setattr(guidance_sweep, "SAMPLES", 100)
@@ -141,6 +143,7 @@ def test_diversity_is_the_mean_distance_within_a_class():
     assert guidance_sweep.diversity(x, np.asarray([0, 0, 0, 1, 1])) == pytest.approx((2.0 + 4.0) / 2)
 
 
+@pytest.mark.thorough
 def test_edited_images_keep_what_was_measured():
     rows = list(editing.rows("tiny", untrained(flow)))
     cell = {(row["task"], row["method"]): row for row in rows}

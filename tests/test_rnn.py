@@ -7,6 +7,7 @@ import pytest
 
 from models.recurrence import over_time, recur
 from models.rnn import GRU, LSTM, RNN
+from tests.conftest import tiers
 from tests.torch_arrays import recurrent, torch_case
 
 CELLS = {
@@ -20,7 +21,6 @@ CELLS = {
     "deep": LSTM(width=6, depth=2),
     "both-ways": GRU(width=6, depth=2, bidirectional=True),
 }
-each = pytest.mark.parametrize("net", CELLS.values(), ids=CELLS.keys())
 
 
 def case(net, dtype=jnp.float32, steps=7):
@@ -56,7 +56,7 @@ def test_outputs_and_gradients_are_pytorchs(name, cls, deep):
         near(gradients[f"forwards_{layer}_bias"], torch["weight_gradient"][f"bias_ih_l{layer}"], 1e-5)
 
 
-@each
+@pytest.mark.parametrize("net", tiers(CELLS, first=("rnn", "lstm", "gru-before")))
 def test_gradients_are_finite_differences(net):
     """In double precision, of all parameters and inputs, under every policy."""
     with jax.enable_x64(True):
@@ -109,7 +109,7 @@ def test_weight_gradients_of_one_product_are_those_of_the_scan():
         near(jax.grad(loss(parts), (0, 1, 2, 3))(*rest), jax.grad(loss(flipped(backwards)), (0, 1, 2, 3))(*rest), 1e-12)
 
 
-@each
+@pytest.mark.parametrize("net", tiers(CELLS, first=("relu", "lstm", "gru-before")))
 def test_truncation_by_the_whole_window_is_none(net):
     variables, x = case(net)
     loss = lambda net: lambda v, x: jnp.sum(net.apply(v, x)[0] ** 2)  # noqa: E731
@@ -128,7 +128,7 @@ def test_no_gradient_flows_past_a_window():
     assert np.all(np.any(of_last[:, 6:], axis=2))
 
 
-@each
+@pytest.mark.parametrize("net", tiers(CELLS, first=("relu", "lstm", "gru", "both-ways")))
 def test_padding_changes_nothing(net):
     variables, x = case(net)
     lengths = jnp.asarray([7, 4, 0])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.conftest import tiers
 from tests.scripts import ENVIRONMENT, ROOT, finish, here, start
 
 TINY = ("digits_ddpm", "--tiny")
@@ -19,7 +20,7 @@ TINY = ("digits_ddpm", "--tiny")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("run") / "digits"
-    code, out, _ = finish("train.py", *TINY, "--workdir", str(folder))
+    code, out, _ = here("train.py", *TINY, "--workdir", str(folder))
     assert code == 0
     assert f"run folder: {folder}" in out
     return folder
@@ -46,7 +47,8 @@ def unbroken(tmp_path_factory) -> str:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143), (signal.SIGINT, 0)], ids=["kill", "term", "int"]
+    ("number", "code"),  # tests/test_chaos.py kills, too
+    tiers({"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 0)}, first=("term",)),
 )
 def test_a_run_that_was_killed_and_resumed_ends_in_the_same_bits(tmp_path, unbroken, number, code):
     for step in (60, 130):
@@ -120,6 +122,7 @@ def test_the_list_of_samplers_and_the_calls_of_an_adaptive_one(run, tmp_path):
     assert "network calls" in out
 
 
+@pytest.mark.thorough
 def test_sampling_a_class_from_a_run_that_was_killed(tmp_path):
     command = (*LONG, "--model.net.num-classes", "10", "--loss.label-dropout", "0.1", "--workdir", str(tmp_path / "r"))
     process = start("train.py", *command)
@@ -215,12 +218,13 @@ def test_a_folder_with_other_settings_is_refused(run):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc stands for a folder that cannot be written")
 def test_a_folder_that_cannot_be_written():
-    code, _, err = finish("train.py", *TINY, "--workdir", "/proc/run")
+    code, _, err = here("train.py", *TINY, "--workdir", "/proc/run")
     assert code == 1
     assert err.startswith("error: ")
     assert "/proc/run" in err
 
 
+@pytest.mark.thorough
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX limits on file size")
 def test_a_checkpoint_that_cannot_be_written_whole(tmp_path):
     """As on a full disk: the operating system refuses files of over 200 kB."""

@@ -16,6 +16,7 @@ from models.regressor import SequenceRegressor
 from models.rnn import RNN
 from reproductions import attention_maps, char_models, decode_time, gradient_through_time, pixel_bits
 from reproductions.reproduction import in_table
+from tests.conftest import tiers
 from tests.test_reproduce import untrained
 from training.cli import load_experiment
 from training.errors import UserError
@@ -26,7 +27,7 @@ NAMES = ("char_rnn", "char_lstm", "char_gru", "char_transformer", "adding_rnn", 
 MORE = ("transformer_translate", "pixel_lstm", "pixel_transformer")
 
 
-@pytest.mark.parametrize("name", [*NAMES, *MORE])
+@pytest.mark.parametrize("name", tiers([*NAMES, *MORE], first=("char_gru", "adding_rnn")))
 def test_it_trains_is_measured_and_drawn(name, tmp_path):
     experiment = load_experiment(name, tiny=True)
     mesh = replace(experiment.mesh, data=1)
@@ -93,6 +94,7 @@ def test_what_does_not_belong_together(name, changes, message):
         Plan(replace(experiment, mesh=replace(experiment.mesh, data=1), **changes))
 
 
+@pytest.mark.thorough
 def test_how_far_a_gradient_reaches():
     """By the definition: from each state on, the rest is run by itself."""
     model = SequenceRegressor(backbone=RNN(width=4))
@@ -124,6 +126,7 @@ def test_gradients_through_time(monkeypatch):
     assert "at 10" in "\n".join(gradient_through_time.summary(rows))
 
 
+@pytest.mark.thorough
 def test_maps_of_attention():
     run = untrained(load_experiment("transformer_translate", tiny=True))
     rows = list(attention_maps.rows("tiny", run))
@@ -149,6 +152,7 @@ def test_what_is_looked_at_is_what_is_read():
     np.testing.assert_allclose(after, whole, atol=1e-5)  # the tiny form has one layer
 
 
+@pytest.mark.thorough
 def test_curves_of_the_four(monkeypatch):
     for name, value in {
         "TINY": True,
@@ -166,6 +170,7 @@ def test_curves_of_the_four(monkeypatch):
     assert "writes" in next(char_models.summary(rows))
 
 
+@pytest.mark.thorough
 def test_the_cost_of_a_place(monkeypatch):
     for name, value in {"PLACES": (4, 8), "ROUNDS": 2, "CACHE": 9}.items():
         monkeypatch.setattr(decode_time, name, value)
@@ -175,6 +180,7 @@ def test_the_cost_of_a_place(monkeypatch):
     decode_time.draw(rows, Figure())
 
 
+@pytest.mark.thorough
 def test_bits_of_pixels(monkeypatch):
     monkeypatch.setattr(pixel_bits, "made", lambda name: name)
     monkeypatch.setattr(pixel_bits, "read", lambda name: untrained(load_experiment(name, tiny=True)))

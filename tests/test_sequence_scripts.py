@@ -21,7 +21,7 @@ def text(tmp_path_factory):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, text):
     folder = tmp_path_factory.mktemp("run") / "river"
-    code, out, err = finish("train.py", *TINY, "--data.path", str(text), "--workdir", str(folder))
+    code, out, err = here("train.py", *TINY, "--data.path", str(text), "--workdir", str(folder))
     assert code == 0, err
     assert "perplexity" in out
     return folder
@@ -44,7 +44,7 @@ def test_a_run_holds_its_alphabet_and_writes_on_from_a_prompt(run, text, tmp_pat
     assert all(sample.startswith("the river") for sample in samples)
     assert np.load(tmp_path / "samples.npz")["x"].shape == (2, 60)
     assert "2 samples from step 20: 51 tokens" in out
-    code, out, err = finish(
+    code, out, err = here(
         "sample.py", str(run), "--sampler", "beam_search", "--beams", "2", "--n", "1", "--length", "9"
     )
     assert code == 0, err

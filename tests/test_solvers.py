@@ -1,5 +1,7 @@
 """All solvers on all paths through all faces: finite, convergent to one distribution, or refused with the reason."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -26,6 +28,7 @@ from samplers.stochastic_heun import StochasticHeun
 from samplers.targets import LINE, PLANE, Mixture
 from samplers.transforms import Transform
 from samplers.unipc import UniPC
+from tests.conftest import tiers
 from tests.exact import exact
 
 FACES = ("eps", "x0", "v", "velocity", "score", "edm")
@@ -51,8 +54,16 @@ def said_by_all_faces(path):
     return denoise
 
 
-@pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("name", [name for name in solvers() if name not in ("dopri5", "tsit5")])
+FIXED = [name for name in solvers() if name not in ("dopri5", "tsit5")]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),  # every solver, and every path; both of tests/test_orders.py's are of every solver
+    tiers(
+        itertools.product(FIXED, PATHS),
+        first=lambda name, path: path == "rectified" or name in ("ddim", "ddpm", "dpmpp_2m"),
+    ),
+)
 def test_every_face_is_finite_and_says_the_same(name, path):
     """10 and 50 steps, six faces, the same noise; deterministic solvers end together."""
     solver, path, keys = solvers()[name](), PATHS[path], jnp.concatenate([KEYS] * 6)
@@ -70,7 +81,7 @@ def test_every_face_is_finite_and_says_the_same(name, path):
             assert np.median(np.abs(other - ends[0])) < 2e-3
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", tiers(list(PATHS), first=("rectified",)))
 def test_deterministic_solvers_converge_to_the_exact_distribution(path):
     """200 steps: sliced Wasserstein to exact samples within 1.5 times of what two exact sets of that size differ by."""
     exact_sets = [np.asarray(PLANE.sample(jax.random.key(seed), COUNT)) for seed in range(1, 6)]
@@ -129,8 +140,14 @@ def test_plms_is_the_published_loop(path):
         np.testing.assert_allclose(table, x, rtol=1e-9)
 
 
-@pytest.mark.parametrize("solver", [Dopri5(), Tsit5()], ids=str)
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("path", "solver"),
+    tiers(
+        itertools.product(PATHS, (Dopri5(), Tsit5())),
+        first=lambda path, solver: (path, solver) in (("vp", Dopri5()), ("rectified", Tsit5())),
+    ),
+    ids=str,
+)
 def test_adaptive_solvers_reach_the_exact_end_and_count_their_calls(solver, path):
     """To 1e-3 on the mixture; each sample its own calls, and alone it makes exactly those."""
     assert measure.strong_error(solver, PATHS[path], 10) < 1e-3
@@ -182,7 +199,7 @@ def test_impossible_cells_are_refused_with_the_reason():
             wrong()
 
 
-@pytest.mark.parametrize("name", list(solvers()))
+@pytest.mark.parametrize("name", tiers(list(solvers()), first=lambda name: name != "tsit5"))
 def test_calls_counted_are_calls_stated(name):
     for steps in (1, 7):
         counted, stated = measure.counted_calls(solvers()[name](), VP(), steps)

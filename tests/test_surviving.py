@@ -18,6 +18,7 @@ from data.dataset import Source
 from data.digits import Digits
 from experiments.digits_ddpm import tiny as digits
 from losses.denoising import Denoising
+from tests.conftest import tiers
 from tests.scripts import here, start
 from training import config, log, loop
 from training.checkpoint import Store
@@ -100,7 +101,7 @@ def test_a_run_of_nothing_but_such_steps_stops(tmp_path):
         train(experiment, tmp_path)
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
+@pytest.mark.parametrize("accumulate", tiers([1, 2], first=(1,)))
 def test_replay_names_the_example_that_a_step_breaks_on_and_leaves_the_run_alone(tmp_path, accumulate):
     experiment = replace(ONE, loss=Exploding(), accumulate=accumulate)
     with pytest.raises(Stopped):
@@ -199,7 +200,7 @@ def test_data_that_vanishes_stops_a_run_with_all_its_steps_saved(tmp_path):
     assert train(replace(ONE, data=Vanishing(after=10**6)), tmp_path)["state_digest"] == summary["state_digest"]
 
 
-@pytest.mark.parametrize("what", ["metrics.jsonl", "tensorboard", "samples"])
+@pytest.mark.parametrize("what", tiers(["metrics.jsonl", "tensorboard", "samples"], first=("metrics.jsonl",)))
 def test_whatever_cannot_be_written_stops_a_run_with_what_is_saved_intact(tmp_path, monkeypatch, what):
     """A full disk may be met by a log, TensorBoard's file or a picture just as well as by a checkpoint."""
 

@@ -283,6 +283,7 @@ def wait_for(path: Path) -> None:
     raise AssertionError(f"there never was {path}")
 
 
+@pytest.mark.thorough
 def test_a_sweep_that_was_stopped_goes_on_where_its_runs_were(tmp_path, monkeypatch):
     experiment = written(tmp_path, EXPERIMENT, "swept_toy.py")
     elements = [{"seed": 0}, {"initial": "nowhere"}]  # the last fails only when it runs

@@ -22,6 +22,7 @@ from models.denoiser import Denoiser
 from models.mlp import MLP
 from samplers.sampler import NoSampler, Sampler
 from samplers.solver import Samples
+from tests.conftest import tiers
 from training.checkpoint import Store
 from training.draw import Drawer
 from training.errors import Stopped, UserError
@@ -56,7 +57,10 @@ def assert_close(a, b, rtol=1e-4, atol=1e-5):
 PLANNED = replace(digits, model=Denoiser(net=MLP(width=32, depth=6), path=digits.model.path), remat="nested(2)")
 
 
-@pytest.mark.parametrize("experiment", [digits, toy, PLANNED], ids=["digits", "toy", "planned reversal"])
+@pytest.mark.parametrize(
+    "experiment",
+    tiers({"digits": digits, "toy": toy, "planned reversal": PLANNED}, first=("digits", "planned reversal")),
+)
 def test_one_device_equals_eight(experiment):
     """Losses to 1e-5, parameters to 1e-4 relative: only the order of sums differs."""
     one, eight = (steps(replace(experiment, mesh=Mesh(data=n))) for n in (1, 8))
@@ -217,7 +221,7 @@ def test_keeps_the_latest_and_every_so_many(tmp_path):
     assert Store(tmp_path).steps() == [8, 16, 18, 20]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "overwritten", "metadata gone"])
+@pytest.mark.parametrize("damage", tiers(["truncated", "overwritten", "metadata gone"], first=("overwritten",)))
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(tmp_path, capfd, damage):
     experiment = replace(ONE, checkpoints=Checkpoints(every=10))
     unbroken = train(experiment, tmp_path)
@@ -356,7 +360,7 @@ def test_a_model_that_draws_nothing_trains(tmp_path):
     assert math.isfinite(summary["loss"])
 
 
-@pytest.mark.parametrize("name", ["digits_ddpm", "digits_ve", "toy_flow", "mnist_ddpm"])
+@pytest.mark.parametrize("name", tiers(["digits_ddpm", "digits_ve", "toy_flow", "mnist_ddpm"], first=("digits_ddpm",)))
 def test_tiny_experiments_run(tmp_path: Path, name):
     from tests.conftest import tfds_has
     from training.cli import load_experiment
@@ -370,7 +374,7 @@ def test_tiny_experiments_run(tmp_path: Path, name):
     assert list((tmp_path / "samples").glob("*.png"))
 
 
-@pytest.mark.parametrize("name", ["cifar10_ddpm", "cifar10_ve"])
+@pytest.mark.parametrize("name", tiers(["cifar10_ddpm", "cifar10_ve"], first=("cifar10_ve",)))
 def test_cifar10s_tiny_form_takes_a_step_on_zeros(name):
     """The set itself cannot be embedded; the experiment's step is compiled and run on images of its shape."""
     from training.cli import load_experiment

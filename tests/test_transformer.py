@@ -10,6 +10,7 @@ from models.attention import Attention, CrossAttention, attend, rotary
 from models.backbone import within
 from models.encoder_decoder import EncoderDecoder
 from models.transformer import PAPER, PRESETS, Block, Transformer, sinusoids
+from tests.conftest import tiers
 from tests.flows import perturbed
 from tests.torch_arrays import dense, norm, torch_case
 
@@ -119,7 +120,7 @@ def drawn(net, x, **more):
     return perturbed(variables, jax.random.key(1))
 
 
-@pytest.mark.parametrize("net", NETS.values(), ids=NETS.keys())
+@pytest.mark.parametrize("net", tiers(NETS, first=("paper", "modern")))
 def test_nothing_later_is_seen_and_pieces_are_the_whole(net, key):
     x = jax.random.normal(key, (2, 9, 8))
     variables = drawn(net, x)
@@ -152,7 +153,7 @@ def test_an_encoder_sees_all_of_its_own_and_no_padding(key):
     assert float(jnp.abs(run(x.at[0, 6, 0].add(1.0), lengths)[0, 0] - h[0, 0]).max()) > 1e-4
 
 
-@pytest.mark.parametrize("order", ["pre", "post"])
+@pytest.mark.parametrize("order", tiers(["pre", "post"], first=("post",)))
 def test_where_a_decoder_looks_is_what_it_reads(order, key):
     """The walk from layer to layer that the picture is drawn from is the decoder; its weights make what is read."""
     net = Transformer(width=8, heads=2, depth=2, order=order, positions="sinusoidal", cross=True)

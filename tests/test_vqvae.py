@@ -19,6 +19,7 @@ from models.residual_vq import ResidualVQ
 from models.vqvae import VQVAE
 from models.vqvae2 import VQVAE2
 from samplers.reconstruct import Reconstruct
+from tests.conftest import tiers
 from tests.flows import perturbed
 from training.cli import load_experiment
 
@@ -42,7 +43,6 @@ MODELS = {
         levels=17,
     ),
 }
-each = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
 SHAPE = (8, 12, 2)
 
 
@@ -50,14 +50,14 @@ def case(model, size=4, shape=SHAPE):
     """(variables, images in 17 levels); no parameter at its start."""
     x = jax.random.randint(jax.random.key(0), (size, *shape), 0, 17) / 8.0 - 1.0
     variables = jax.jit(model.init)(jax.random.key(1), {"x": x})
-    return {**variables, "params": perturbed(variables["params"], jax.random.key(2))}, x
+    return {**variables, "params": jax.jit(perturbed)(variables["params"], jax.random.key(2))}, x
 
 
 def near(a, b, tolerance=1e-5):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
-@each
+@pytest.mark.parametrize("model", tiers(MODELS, first=("fsq",)))
 def test_codes_say_what_is_reconstructed(model):
     variables, x = case(model)
     found = jax.jit(model.reconstruct)(variables, x)
@@ -65,16 +65,17 @@ def test_codes_say_what_is_reconstructed(model):
     assert codes.shape == (4, model.length(SHAPE))
     assert int(codes.max()) < model.codes
     assert len(np.unique(codes)) > 1
-    near(jax.jit(lambda v, c: model.decode(v, c, SHAPE))(variables, codes), found.image)
+    decode = jax.jit(lambda v, c: model.decode(v, c, SHAPE))
+    near(decode(variables, codes), found.image)
     near(jax.jit(model.log_prob)(variables, codes, x), found.log_prob, 1e-3)
     assert float(jnp.abs(found.image).max()) <= 1.0
     grid = model.grid(SHAPE)
     assert (grid is None) if isinstance(model, VQVAE2) else (grid[0] * grid[1] == codes.shape[1])
     other = (codes + 1) % model.codes
-    assert float(jnp.abs(model.decode(variables, other, SHAPE) - found.image).max()) > 1e-3
+    assert float(jnp.abs(decode(variables, other) - found.image).max()) > 1e-3
 
 
-@each
+@pytest.mark.parametrize("model", tiers(MODELS, first=("residual", "fsq")))
 def test_every_part_of_it_learns(model):
     variables, x = case(model)
 
@@ -101,11 +102,11 @@ def test_the_codebook_is_out_of_the_encoders_reach_and_the_reverse():
     model = replace(MODELS["conv"], quantizer=VQ(size=6, width=3, heads=2, beta=0.0))
     variables, x = case(model)
     penalty = lambda params: jnp.sum(model.reconstruct({**variables, "params": params}, x).penalty)  # noqa: E731
-    gradients = jax.grad(penalty)(variables["params"])
+    gradients = jax.jit(jax.grad(penalty))(variables["params"])
     assert not any(np.any(leaf) for leaf in jax.tree.leaves((gradients["encoder"], gradients["decoder"])))
     assert np.any(gradients["quantizer"]["codebook"])
     said = lambda params: jnp.sum(model.reconstruct({**variables, "params": params}, x).log_prob)  # noqa: E731
-    gradients = jax.grad(said)(variables["params"])
+    gradients = jax.jit(jax.grad(said))(variables["params"])
     assert not np.any(gradients["quantizer"]["codebook"])
     assert all(np.any(leaf) for leaf in jax.tree.leaves(gradients["encoder"]))
 
@@ -156,8 +157,9 @@ def test_an_autoencoder_and_a_vae_are_the_same_model():
         model = VQVAE(**VIT, quantizer=bottleneck, levels=17)
         variables, x = case(model)
         assert model.coded is coded
-        z = model.latents(variables, x)
-        near(model.from_latents(variables, z, SHAPE), model.reconstruct(variables, x).image)
+        z = jax.jit(model.latents)(variables, x)
+        image = jax.jit(lambda v, z, model=model: model.from_latents(v, z, SHAPE))(variables, z)
+        near(image, jax.jit(model.reconstruct)(variables, x).image)
         if not coded:
             with pytest.raises(ValueError, match="no codes"):
                 model.encode(variables, x)
@@ -194,8 +196,8 @@ def test_numbers_of_a_first_stage_are_what_they_say():
     evaluation = Evaluation(model, variables, experiment.data, lambda n: np.zeros((n, 8, 8, 1)))
     found = ReconstructionError(examples=20, batch_size=7)(evaluation)
     image, codes = (
-        model.reconstruct(variables, jnp.asarray(x)).image,
-        np.asarray(model.encode(variables, jnp.asarray(x))),
+        jax.jit(model.reconstruct)(variables, jnp.asarray(x)).image,
+        np.asarray(jax.jit(model.encode)(variables, jnp.asarray(x))),
     )
     assert found["normalised_error"] == pytest.approx(float(np.mean((image - x) ** 2) / np.var(x)), rel=1e-4)
     p = np.bincount(codes.reshape(-1), minlength=8) / codes.size
