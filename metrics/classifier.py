@@ -43,12 +43,17 @@ def classifier(data: Dataset) -> Classifier:
     train, test = data.arrays("train", 60_000), data.arrays("test", 10_000)
     if "label" not in train:
         raise ValueError(f"{type(data).__name__} has no labels to fit a classifier on")
+    mlp = fitted(flat(train["x"]).astype(np.float32), train["label"])
+    return Classifier(mlp, float(mlp.score(flat(test["x"]), test["label"])))
+
+
+def fitted(x: Float[np.ndarray, "n d"], label: np.ndarray) -> Any:
+    """Scikit-learn's MLP, a function of the data alone."""
     from sklearn.neural_network import MLPClassifier
 
-    epochs = 12 if len(train["x"]) > 10_000 else 100
+    epochs = 12 if len(x) > 10_000 else 100
     settings: dict[str, Any] = {"batch_size": 200, "max_iter": epochs, "n_iter_no_change": epochs, "tol": 0.0}
     mlp = MLPClassifier((256, 64), random_state=0, **settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it might be fitted longer
-        mlp.fit(flat(train["x"]).astype(np.float32), train["label"])
-    return Classifier(mlp, float(mlp.score(flat(test["x"]), test["label"])))
+        return mlp.fit(x, label)

@@ -1,7 +1,9 @@
 """Settings of the whole suite: CPU, eight virtual devices, strict shapes, a compilation cache."""
 
+import hashlib
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+import pickle
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ jaxtyping.install_import_hook(
 ).__enter__()
 
 import jax  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "thalweg" / "xla-tests"
@@ -41,6 +44,30 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 @pytest.fixture
 def key() -> jax.Array:
     return jax.random.key(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fitted_once() -> Iterator[None]:
+    """The classifiers that metrics look through are fitted once for all processes of the suite, and all its runs."""
+    from metrics import classifier
+
+    fit, code = classifier.fitted, Path(classifier.__file__).read_bytes() + version("scikit-learn").encode()
+
+    def kept(x: np.ndarray, label: np.ndarray) -> Any:
+        digest = hashlib.sha256(b"".join([code, str((x.shape, label.dtype)).encode(), x.tobytes(), label.tobytes()]))
+        path = CACHE.with_name("classifiers") / f"{digest.hexdigest()}.pickle"
+        if path.exists():
+            return pickle.loads(path.read_bytes())
+        mlp = fit(x, label)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_bytes(pickle.dumps(mlp))
+        part.replace(path)  # whole or not at all
+        return mlp
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "fitted", kept)
+        yield
 
 
 def tfds_has(name: str) -> bool:
