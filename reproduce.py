@@ -1,32 +1,40 @@
-"""Reproduce a paper's figure or table: `python reproduce.py ddim_table1 --scale small`."""
+"""Reproduce papers' figures and tables: `python reproduce.py ddim_table1 --scale small`, or all of them: `--all`."""
 
 import argparse
 import ast
 import csv
 import time
+import traceback
 from datetime import date
 from pathlib import Path
+from typing import Any
 
-from training.errors import UserError, run
+from training.errors import Stopped, UserError, run
 
-USAGE = """Trains what is missing, measures, and writes figures/NAME.png and figures/NAME.csv.
+USAGE = """Trains what is missing, measures, and writes figures/NAME.png, figures/NAME.csv and figures/index.html, which
+is the page of all figures that are there.
 
-tiny runs in minutes on a laptop, small in about an hour on two CPU cores, paper has the paper's data and settings and
-wants a GPU. A run that is at hand is named by --run; otherwise one is trained in runs/ and kept.
+tiny is every figure from trainings cut so short that all of them take some twenty minutes on two CPU cores. small is
+what README and docs show, in minutes to hours; paper has the paper's data and settings and wants a GPU. A run that is
+at hand is named by --run; otherwise one is trained in runs/ and kept.
+
+--all goes through all names, and on where it was killed; a figure that fails is told on the page, and does not stop the
+others.
 """
 
 
 def listing(names: list[str]) -> str:
-    folder = Path(__file__).resolve().parent / "reproductions"
-    lines = []
-    for name in names:
-        doc = ast.get_docstring(ast.parse((folder / f"{name}.py").read_text())) or ""
-        lines.append(f"  {name.ljust(max(map(len, names)))}  {doc.partition(chr(10))[0]}")
-    return "\n".join(lines)
+    return "\n".join(f"  {name.ljust(max(map(len, names)))}  {title(name)}" for name in names)
+
+
+def title(name: str) -> str:
+    """The first line of the module's docstring."""
+    path = Path(__file__).resolve().parent / "reproductions" / f"{name}.py"
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
 
 
 def main() -> None:
-    from reproductions.reproduction import in_table, load, made, names, trained
+    from reproductions.reproduction import load, names
     from training.config import nearest
 
     parser = argparse.ArgumentParser(
@@ -36,61 +44,144 @@ def main() -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", nargs="?", metavar="NAME")
+    parser.add_argument("--all", action="store_true", help="every figure that the scale has, and the page of them")
+    parser.add_argument("--again", action="store_true", help="with --all: those that are made already, too")
     parser.add_argument("--list", action="store_true", help="print the names and end")
-    parser.add_argument("--scale", choices=("tiny", "small", "paper"), default="tiny")
+    parser.add_argument("--scale", default="tiny", help="tiny, small, paper, or another that the module has")
     parser.add_argument("--run", type=Path, help="a finished run of the scale's experiment, to be measured as it is")
     parser.add_argument("--data", default="", help="a text file, for those that read text")
-    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of the pictures and the table")
+    parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of pictures, tables and the page")
     options = parser.parse_args()
     if options.list:
         print(listing(names()))
         return
-    if options.name is None:
+    if options.name is None and not options.all:
         parser.print_help()
         return
-    if options.name not in names():
+    if options.name and options.all:
+        raise UserError("either a NAME or --all")
+    if options.name and options.name not in names():
         raise UserError(f"there is no reproduction {options.name!r}{nearest(options.name, names())}")
 
-    from training.picture import save_frames
     from training.startup import start
 
     start()
-    module = load(options.name)
+    if options.all:
+        if options.run:
+            raise UserError("--all takes no --run: each figure has runs of its own")
+        everything(options.scale, options.data, options.out, options.again)
+        return
+    name = str(options.name)
+    module = load(name)
     if options.scale not in module.SCALES:
-        raise UserError(f"{options.name} has the scales {', '.join(module.SCALES)}, not {options.scale}")
-    began = time.perf_counter()
-    wanted = module.SCALES[options.scale]
-    ready = None
-    if wanted is None and options.run:
-        raise UserError(f"{options.name} takes no --run: its densities are exact, or it makes several runs of its own")
-    if wanted is not None:
-        ready = trained(options.run or made(wanted))
-        print(f"run of {wanted}, step {ready.step}")
+        raise UserError(f"{name} has the scales {', '.join(module.SCALES)}, not {options.scale}")
     if options.data and not getattr(module, "TAKES_DATA", False):
-        raise UserError(f"{options.name} reads no text: it takes no --data")
-    own = {"data": options.data} if options.data else {}
+        raise UserError(f"{name} reads no text: it takes no --data")
+    one(name, options.scale, options.run, options.data, options.out)
+    page(options.out)
+
+
+def everything(scale: str, data: str, out: Path, again: bool) -> None:
+    """All figures that have the scale, one after another; exits with 1 where one could not be made."""
+    import jax
+
+    from reproductions import record
+    from reproductions.reproduction import load, names
+    from training.errors import exit_with
+
+    chosen = [name for name in names() if scale in load(name).SCALES]
+    if not chosen:
+        raise UserError(f"no figure has the scale {scale}")
+    chosen.sort(key=lambda name: getattr(load(name), "LAST", False))
+    failed = []
+    for i, name in enumerate(chosen, 1):
+        module = load(name)
+        own = data if getattr(module, "TAKES_DATA", False) else ""
+        found = record.read(out, name)
+        if found and not again and not found.error and found.settings == record.settings_of(module, scale, data=own):
+            print(f"== {name}, {i} of {len(chosen)}: made on {found.date}", flush=True)
+            continue
+        print(f"== {name}, {i} of {len(chosen)}", flush=True)
+        began = time.perf_counter(), time.process_time()
+        try:
+            one(name, scale, None, own, out)
+        except Exception as error:
+            if isinstance(error, BrokenPipeError) or (isinstance(error, Stopped) and error.code != 1):
+                raise  # a signal is for all of them
+            traceback.print_exc()
+            failed.append(name)
+            entry(name, scale, None, own, began, error=told(error)).write(out, name)
+        page(out)
+        jax.clear_caches()  # programs of one figure are of no use to the next, or lie in the cache on the disk
+    print(f"{len(chosen) - len(failed)} of {len(chosen)} figures are in {out / 'index.html'}")
+    if failed:
+        exit_with(f"not made: {', '.join(failed)}", 1)
+
+
+def told(error: Exception) -> str:
+    """The first line of it, and its kind where it is none of ours."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    return line if isinstance(error, (UserError, Stopped)) else f"{type(error).__name__}: {line}"
+
+
+def one(name: str, scale: str, of_run: Path | None, data: str, out: Path) -> None:
+    """Measures, and writes table, picture and record."""
+    from reproductions.reproduction import in_table, load, run_of, trained
+    from training.picture import save_frames
+
+    module = load(name)
+    began = time.perf_counter(), time.process_time()
+    wanted, ready = module.SCALES[scale], None
+    if wanted is None and of_run:
+        raise UserError(f"{name} takes no --run: its densities are exact, or it makes several runs of its own")
+    if wanted is not None:
+        ready = trained(of_run or run_of(wanted))
+        print(f"run of {wanted}, step {ready.step}")
     rows = []
-    for row in module.rows(options.scale, ready, **own):
+    for row in module.rows(scale, ready, **({"data": data} if data else {})):
         rows.append(row)
         print("  ".join(f"{key} {show(value)}" for key, value in in_table(row).items()), flush=True)
-    write(module, rows, options.out, options.name)
+    write(module, rows, out, name)
     if hasattr(module, "animation"):
-        save_frames(module.animation(rows), options.out / f"{options.name}.gif")
+        save_frames(module.animation(rows), out / f"{name}.gif")
     for line in module.summary(rows) if hasattr(module, "summary") else ():
         print(line)
-    seconds = time.perf_counter() - began
-    print(f"wrote {options.out / options.name}.png and .csv in {seconds:.0f} s")
-    print(f"scale {options.scale}, {device()}, {date.today()}")
+    made = entry(name, scale, of_run, data, began, headline=module.headline(rows))
+    made.write(out, name)
+    print(f"ours: {made.headline}")
+    print(f"wrote {out / name}.png and .csv in {made.seconds:.0f} s")
+    print(f"scale {scale}, {made.hardware}, {made.date}")
+
+
+def entry(name: str, scale: str, of_run: Path | None, data: str, began: tuple[float, float], **told: str) -> Any:
+    """The record of what has been made since `began`, in seconds of the clock and of the processor."""
+    from reproductions.record import Record, hardware, settings_of
+    from reproductions.reproduction import load
+
+    run = str(of_run or "")
+    arguments = f" --run {run}" * bool(run) + f" --data {data}" * bool(data)
+    return Record(
+        scale=scale,
+        settings=settings_of(load(name), scale, run, data),
+        command=f"python reproduce.py {name} --scale {scale}{arguments}",
+        seconds=round(time.perf_counter() - began[0], 1),
+        cpu_seconds=round(time.process_time() - began[1], 1),
+        hardware=hardware(),
+        date=str(date.today()),
+        **told,
+    )
+
+
+def page(out: Path) -> None:
+    """Writes the page of all figures."""
+    from reproductions.page import Entry, write_page
+    from reproductions.reproduction import load, names
+
+    write_page(out, [Entry(name, title(name), load(name).SOURCE) for name in names()])
 
 
 def show(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def device() -> str:
-    import jax
-
-    return f"{jax.device_count()} x {jax.devices()[0].device_kind}"
 
 
 def write(module, rows: list[dict], folder: Path, name: str) -> None:  # pyright: ignore[reportMissingParameterType]

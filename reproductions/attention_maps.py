@@ -16,10 +16,11 @@ from matplotlib.figure import Figure
 from models.backbone import within
 from models.encoder_decoder import EncoderDecoder
 from models.model import Batch, Variables
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Cut, Row, Source, Trained
 from training.errors import UserError
 
-SCALES = {"tiny": "transformer_translate"}
+SCALES = {"tiny": Cut("transformer_translate", steps=400), "small": "transformer_translate"}
+SOURCE = Source(paper="Attention Is All You Need", arxiv="1706.03762", equation="eq. 1, figures 3 to 5")
 SIZE = (12, 6.4)
 CANDIDATES = 50  # held-out sentences, of which the longest is shown
 
@@ -63,3 +64,11 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.set_yticks(range(len(row["target"])), row["target"], fontsize=7)
     panels[-1, 0].set(xlabel="source")
     panels[0, 0].set(ylabel="translation, predicted word")
+
+
+def headline(rows: list[Row]) -> str:
+    best = max(rows, key=lambda row: row["largest weight, mean"])
+    share = 100 * best["largest weight, mean"]
+    return (
+        f"layer {best['layer']}, head {best['head']} puts {share:.0f} % of a word's attention on one word of the source"
+    )

@@ -19,11 +19,16 @@ from models.flows.coupling import Coupling
 from models.flows.permutations import Reverse
 from models.flows.priors import Normal
 from models.flows.stacked import Stacked
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Row, Source, Trained
 
-SCALES = {"tiny": None}
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="Training Deep Nets with Sublinear Memory Cost; The Reversible Residual Network",
+    arxiv="1604.06174, 1707.04585",
+    equation="memory of the backward pass against depth",
+)
 DIMENSIONS, WIDTH, BATCH = 3072, 256, 256
-DEPTHS = (8, 16, 32, 64, 128)
+DEPTHS = {"tiny": (8, 16, 32), "small": (8, 16, 32, 64, 128)}
 MODES: dict[str, dict[str, Any]] = {
     "none": {"remat": "none"},
     "full": {"remat": "full"},
@@ -49,7 +54,7 @@ def gradient(depth: int, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
-    for depth in DEPTHS:
+    for depth in DEPTHS[scale]:
         for name, settings in MODES.items():
             compiled, params, x = gradient(depth, settings)
             analysis: Any = compiled.memory_analysis()
@@ -76,13 +81,24 @@ def draw(rows: list[Row], figure: Figure) -> None:
     right.set(xlabel="layers", ylabel="seconds", title="its time", ylim=(0, None))
     for axes in (left, right):
         axes.grid(True, alpha=0.3)
-    left.set_xticks(DEPTHS, [str(d) for d in DEPTHS])
+    depths = sorted({row["layers"] for row in rows})
+    left.set_xticks(depths, [str(d) for d in depths])
     left.minorticks_off()
     left.legend(fontsize=9)
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
-    yield f"{'MiB (seconds)':24}" + "".join(f"{depth:>15}" for depth in DEPTHS)
+    depths = sorted({row["layers"] for row in rows})
+    yield f"{'MiB (seconds)':24}" + "".join(f"{depth:>15}" for depth in depths)
     for name in MODES:
         cells = [f"{r['memory_mib']:.0f} ({r['seconds']:.2f})" for r in rows if r["backward"] == name]
         yield f"{name:24}" + "".join(f"{cell:>15}" for cell in cells)
+
+
+def headline(rows: list[Row]) -> str:
+    last = {row["backward"]: row for row in rows}  # of the deepest
+    none, reversible = last["none"], last["reversible"]
+    return (
+        f"{none['layers']} layers: {none['memory_mib']:.0f} MiB with every activation kept, "
+        f"{last['full']['memory_mib']:.0f} with each layer recomputed, {reversible['memory_mib']:.0f} reversible"
+    )

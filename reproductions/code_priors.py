@@ -32,7 +32,7 @@ from metrics.frechet import frechet_distance
 from metrics.metric import Evaluation
 from metrics.two_stage import TwoStageLikelihood
 from models.masked import MaskedModel
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import UNSEEN, Cut, Row, Source, Trained, in_runs, made, run_of
 from reproductions.reproduction import trained as read
 from samplers.masked import MaskedDecoding
 from samplers.sampler import Sampler
@@ -40,8 +40,13 @@ from training.cli import load_experiment
 from training.codes import Codes
 from training.picture import grid
 
-SCALES = {"small": None, "tiny": None}
-FIRST = {"small": "vqvae_mnist", "tiny": "vqvae_digits"}
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="Neural Discrete Representation Learning; MaskGIT; Latent Diffusion",
+    arxiv="1711.00937, 2202.04200, 2112.10752",
+    equation="§4.2; §3; §3.2",
+)
+FIRST: dict[str, str | Cut] = {"tiny": Cut("vqvae_digits", steps=200), "small": "vqvae_mnist"}
 # experiment → what the figure calls it
 PRIORS = {
     "vqvae_prior_transformer": "transformer",
@@ -51,24 +56,23 @@ PRIORS = {
     "latent_diffusion_mnist": "latent diffusion",
 }
 MASKED_STEPS = {"small": (1, 4, 8, 12, 49), "tiny": (1, 2, 4, 16)}  # the last: one code a step
-TINY_STEPS = 600  # of training
-SAMPLES, KEPT, CLASSES = 1000, 100, 10
+STEPS = 120  # of a cut training
+SAMPLES, KEPT, CLASSES = {"tiny": 300, "small": 1000}, 100, 10
 REAL, RECONSTRUCTED = "real images", "reconstructions"
 SIZE = (14, 4.8)
 
 
 def prior(name: str, scale: str) -> Path:
     """The run of a prior over what the scale's first stage, which has to be there, makes of its images."""
-    experiment = load_experiment(name)
-    folder, changes = Path("runs") / name, {}
+    experiment, changes = load_experiment(name), {}
     if scale == "tiny":
-        folder = Path("runs") / f"{name}_digits"
-        data = replace(experiment.data, codes=str(Path("runs") / FIRST["tiny"]))  # pyright: ignore[reportCallIssue]
-        changes = {"data": data, "steps": TINY_STEPS, "sample_every": 0, "metrics": ()}
+        codes = str(in_runs("vqvae_digits", scale))
+        data = replace(experiment.data, codes=codes)  # pyright: ignore[reportCallIssue]
+        changes = {"data": data, "steps": STEPS, **UNSEEN}
         if isinstance(experiment.sampler, MaskedDecoding):
             changes["sampler"] = replace(experiment.sampler, steps=4)
     replace(experiment, **changes).data.prepare()
-    return made(name, folder, **changes)
+    return made(name, in_runs(name, scale), **changes)
 
 
 def cost(folder: Path, run: Trained) -> Row:
@@ -88,11 +92,11 @@ def in_turn(label: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
 class Judge:
     """What is said of samples: how they look to a classifier of real images."""
 
-    def __init__(self, images: Dataset) -> None:
+    def __init__(self, images: Dataset, samples: int) -> None:
         self.classifier = classifier(images)
         print(f"features: {NAME}, {100 * self.classifier.accuracy:.1f} % right on the test split")
         self.train, test = images.arrays("train", 60_000), images.arrays("test", 10_000)
-        self.records = in_turn(test["label"], SAMPLES)  # of the test split, to be compared with as many samples
+        self.records = in_turn(test["label"], samples)  # of the test split, to be compared with as many samples
         self.test = {name: value[self.records] for name, value in test.items()}
 
     def __call__(self, x: Float[np.ndarray, "n *s"], label: Int[np.ndarray, " n"]) -> Row:
@@ -126,8 +130,8 @@ def bits(run: Trained) -> Row:
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
-    first = made(FIRST[scale])
-    judge = Judge(Codes(codes=str(first)).pictured)
+    first, samples = run_of(FIRST[scale]), SAMPLES[scale]
+    judge = Judge(Codes(codes=str(first)).pictured, samples)
     yield from references(first, judge)
     for name, model in PRIORS.items():
         folder = prior(name, scale)
@@ -138,11 +142,11 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             samplers = [replace(sampler, steps=steps) for steps in MASKED_STEPS[scale]]
         about = {**bits(run), **cost(folder, run)}
         for sampler in samplers:
-            drawn, seconds = run.draw(sampler, SAMPLES)
+            drawn, seconds = run.draw(sampler, samples)
             x = data.shown(drawn.x)
             # One code after another: as many steps as codes.
             row: Row = {"model": model, "steps": sampler.network_calls() or data.shape[0], **about}
-            row |= {"seconds_a_sample": seconds / SAMPLES, **judge(x, np.arange(SAMPLES) % CLASSES)}
+            row |= {"seconds_a_sample": seconds / samples, **judge(x, np.arange(samples) % CLASSES)}
             yield row | {"images": x[:KEPT]}
 
 
@@ -209,3 +213,9 @@ def summary(rows: list[Row]) -> Iterator[str]:
             end = ", of codes a bound" if row["probability_of_codes"] == "bound" else ""
             line += f"  bits/dim {codes:.4f} + {images:.4f} = {row['bits_per_dim']:.4f}{end}"
         yield line
+
+
+def headline(rows: list[Row]) -> str:
+    told = {row["model"]: row for row in rows if "bits_per_dim" in row}
+    bits = ", ".join(f"{model} {row['bits_per_dim']:.3f}" for model, row in told.items())
+    return f"{bits} bits/dim, codes and images together, told the class"

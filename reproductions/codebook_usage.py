@@ -2,9 +2,9 @@
 
 The first codes are uniform in ±1/K (1711.00937's), latents of the first batch, or their k-means; the codes follow the
 optimiser's gradient or averages of latents (1711.00937 eq. 3 and app. A.1); restarts put a code that has fewer than a
-tenth of the mean count on a latent of the batch (2005.00341 app. B.1). Curves are of training batches, means of ten at
-a time, and a batch bounds what they can be; the table is of the whole test split after the last step. tiny is
-vqvae_digits with 256 codes, small vqvae_mnist with its 512, both shorter than the experiment.
+tenth of the mean count on a latent of the batch (2005.00341 app. B.1). Curves are of training batches, means of some
+at a time, and a batch bounds what they can be; the table is of the whole test split after the last step. tiny and small
+are vqvae_digits with 256 codes, mnist is vqvae_mnist with its 512, all shorter than the experiment.
 """
 
 import json
@@ -18,12 +18,18 @@ from matplotlib.figure import Figure
 
 from metrics.reconstruction_error import ReconstructionError
 from models.codebook import EMA, VQ, Codebook
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import Row, Source, Trained, in_runs, made
 from training.cli import load_experiment
 
-SCALES = {"tiny": None, "small": None}
-WHERE = {"tiny": ("vqvae_digits", 256, 600), "small": ("vqvae_mnist", 512, 500)}  # experiment, codes, steps
-EVERY = 10  # steps a point of a curve
+SCALES = {"tiny": None, "small": None, "mnist": None}
+SOURCE = Source(
+    paper="Neural Discrete Representation Learning; Jukebox",
+    arxiv="1711.00937, 2005.00341",
+    equation="eq. 3 and app. A.1; app. B.1",
+)
+# experiment, codes, steps
+WHERE = {"tiny": ("vqvae_digits", 256, 60), "small": ("vqvae_digits", 256, 600), "mnist": ("vqvae_mnist", 512, 500)}
+EVERY = {"tiny": 3, "small": 10, "mnist": 10}  # steps a point of a curve
 VARIANTS: dict[str, Codebook] = {
     "random_restarts": EMA(start="random", restart=0.1),
     "data_restarts": EMA(start="data", restart=0.1),
@@ -57,12 +63,12 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     for variant, codebook in VARIANTS.items():
         folder = made(
             base,
-            Path("runs") / f"{base}_usage_{variant}",
+            in_runs(f"{base}_usage_{variant}", scale),
             model=replace(model, quantizer=replace(codebook, size=size, width=model.quantizer.width)),
             steps=steps,
             metrics=(ReconstructionError(),),
             sample_every=0,
-            log_every=EVERY,
+            log_every=EVERY[scale],
         )
         found = json.loads((folder / "summary.json").read_text())
         row: Row = {"variant": variant, "start": codebook.start, "rule": rule(codebook), "codes": size}
@@ -87,3 +93,12 @@ def summary(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         perplexity = f"{row['perplexity']:.1f} of {row['codes']}"
         yield f"{row['variant']:17}{100 * row['usage']:6.1f} %{perplexity:>20}{row['normalised_error']:9.4f}"
+
+
+def headline(rows: list[Row]) -> str:
+    used = {row["variant"]: f"{100 * row['usage']:.0f} %" for row in rows}
+    codes = rows[0]["codes"]
+    return (
+        f"of {codes} codes that begin at random {used['random_restarts']} are in use with restarts, {used['random']} "
+        f"without, {used['gradient_random']} by gradient"
+    )

@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from paths.grids import Leading
-from reproductions.reproduction import Distances, Row, Trained
+from reproductions.reproduction import Cut, Distances, Row, Source, Trained
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 
-SCALES = {"tiny": "digits_ddpm", "small": "mnist_mlp", "paper": "cifar10_ddpm"}
-STEPS = (10, 20, 50, 100, 1000)
+SCALES = {"tiny": Cut("digits_ddpm", steps=500), "small": "mnist_mlp", "paper": "cifar10_ddpm"}
+SOURCE = Source(
+    paper="Denoising Diffusion Implicit Models",
+    arxiv="2010.02502",
+    equation="eq. 12 and 16, table 1",
+    number="FID 13.36 in 10 steps, 4.04 in 1000 (η = 0), CIFAR-10",
+)
+ALL_STEPS = (10, 20, 50, 100, 1000)
+STEPS = {"tiny": ALL_STEPS[:-1], "small": ALL_STEPS, "paper": ALL_STEPS}
 SOLVERS = {
     "0.0": DDIM(eta=0.0),
     "0.2": DDIM(eta=0.2),
@@ -38,7 +45,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     if (real := distances.of_test_images()) is not None:
         yield {"eta": "test images", "steps": 0} | real
     for eta, solver in SOLVERS.items():
-        for steps, paper in zip(STEPS, PAPER[eta], strict=True):
+        for steps, paper in zip(STEPS[scale], PAPER[eta], strict=False):
             drawn, seconds = trained.draw(Diffusion(solver=solver, grid=Leading(), steps=steps), distances.samples)
             cell = {"eta": eta, "steps": steps} | distances(drawn.x)
             yield cell | {"paper_fid_cifar10": paper, "seconds": seconds, "samples": distances.samples}
@@ -60,7 +67,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
             axes.axhline(rows[0][column], color="grey", ls=":", lw=1, label="real test images")
         axes.set(xlabel="steps (network calls)", title=title)
         low, high = axes.get_ylim()
-        axes.set_xticks(STEPS, [str(s) for s in STEPS])
+        steps = steps_of(rows)
+        axes.set_xticks(steps, [str(s) for s in steps])
         axes.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [str(v) for v in levels])
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
@@ -70,14 +78,28 @@ def draw(rows: list[Row], figure: Figure) -> None:
 
 def summary(rows: list[Row]) -> Iterator[str]:
     cell = {(row["eta"], row["steps"]): row for row in rows}
+    *fewer, most = steps_of(rows)
     for column in Distances.COLUMNS:
         yield COLUMNS[column].removeprefix("ours: ")
-        yield "η      " + "".join(f"{s:>10}" for s in STEPS)
+        yield "η      " + "".join(f"{s:>10}" for s in (*fewer, most))
         for eta in SOLVERS:
-            yield f"{eta:<7}" + "".join(f"{cell[eta, s][column]:10.2f}" for s in STEPS)
-        for steps in STEPS[:-1]:
-            off = cell["0.0", steps][column] / cell["0.0", 1000][column] - 1
-            yield f"  DDIM(0) in {steps} steps: {100 * off:+.1f} % of its 1000-step figure"
+            yield f"{eta:<7}" + "".join(f"{cell[eta, s][column]:10.2f}" for s in (*fewer, most))
+        for steps in fewer:
+            off = cell["0.0", steps][column] / cell["0.0", most][column] - 1
+            yield f"  DDIM(0) in {steps} steps: {100 * off:+.1f} % of its {most}-step figure"
         yield f"  σ̂ in 10 steps: {cell['σ̂', 10][column] / cell['0.0', 10][column]:.1f} times DDIM(0)'s distance"
-    for steps in STEPS[:-1]:
-        yield f"{steps} steps: {cell['0.0', 1000]['seconds'] / cell['0.0', steps]['seconds']:.1f} times as fast as 1000"
+    for steps in fewer:
+        ratio = cell["0.0", most]["seconds"] / cell["0.0", steps]["seconds"]
+        yield f"{steps} steps: {ratio:.1f} times as fast as {most}"
+
+
+def steps_of(rows: list[Row]) -> list[int]:
+    """All numbers of steps, the fewest first."""
+    return sorted({row["steps"] for row in rows} - {0})
+
+
+def headline(rows: list[Row]) -> str:
+    cell = {(row["eta"], row["steps"]): row["frechet_classifier"] for row in rows}
+    steps = steps_of(rows)
+    few, many = (f"{cell['0.0', n]:.2f} in {n} steps" for n in (steps[0], steps[-1]))
+    return f"{few}, {many} (η = 0); σ̂ in {steps[0]}: {cell['σ̂', steps[0]]:.1f} (Fréchet, classifier features)"

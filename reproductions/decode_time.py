@@ -16,10 +16,11 @@ from models.backbone import Backbone
 from models.language_model import LanguageModel
 from models.rnn import LSTM
 from models.transformer import Transformer
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Row, Source, Trained
 
-SCALES = {"tiny": None}
-PLACES: tuple[int, ...] = (64, 128, 256, 512, 1024, 2047)
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(paper="Attention Is All You Need", arxiv="1706.03762", equation="table 1: complexity of a layer")
+PLACES = {"tiny": (64, 256, 1024), "small": (64, 128, 256, 512, 1024, 2047)}
 ROUNDS, CACHE, VOCABULARY = 20, 2048, 256
 NETS: dict[str, Backbone] = {"transformer": Transformer(width=256, depth=4, heads=4), "LSTM": LSTM(width=512)}
 SIZE = (8, 4.4)
@@ -40,7 +41,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         variables = jax.jit(model.init)(jax.random.key(0), {"x": jnp.zeros((1, 8), jnp.int32)})
         prefill = jax.jit(model.prefill, static_argnums=2)
         step, apply = jax.jit(model.step, donate_argnums=1), jax.jit(lambda v, x, m=model: m.apply(v, x)[:, -1])
-        for place in PLACES:
+        for place in PLACES[scale]:
             x = jnp.zeros((1, place), jnp.int32)
             held = [prefill(variables, x, CACHE)[0]]
 
@@ -62,6 +63,13 @@ def draw(rows: list[Row], figure: Figure) -> None:
             places, values = [row["place"] for row in own], [row[key] for row in own]
             axes.loglog(places, values, line, marker="o", color=colour, label=f"{name}{key.removeprefix('ms')}")
     axes.set(xlabel="place of the token", ylabel="milliseconds a token")
-    axes.set_xticks(PLACES, [str(place) for place in PLACES])
+    places = sorted({row["place"] for row in rows})
+    axes.set_xticks(places, [str(place) for place in places])
     axes.minorticks_off()
     axes.legend()
+
+
+def headline(rows: list[Row]) -> str:
+    last = max((row for row in rows if row["network"] == "transformer"), key=lambda row: row["place"])
+    cached, again = last["ms, from its state"], last["ms, read again"]
+    return f"transformer, place {last['place']}: {cached:.1f} ms from its cache, {again:.0f} ms by reading all again"

@@ -15,14 +15,21 @@ from matplotlib.figure import Figure
 from data.pixels import to_uint8
 from models.model import NULL_LABEL
 from paths.grids import Uniform
-from reproductions.reproduction import Row, Trained
+from reproductions.guidance_sweep import CUT
+from reproductions.reproduction import Row, Source, Trained
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask, Operator
 from samplers.transforms import Transform
 
-SCALES = {"tiny": "digits_flow", "small": "mnist_flow", "paper": "cifar10_dit"}
+SCALES = {"tiny": CUT, "small": "mnist_flow", "paper": "cifar10_dit"}
+SOURCE = Source(
+    paper="Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model; ΠGDM (ICLR 2023)",
+    arxiv="2212.00490",
+    equation="eq. 13 of the first",
+)
+STEPS = {"tiny": 40, "small": 100, "paper": 100}
 IMAGES = 12
 TASKS: dict[str, Operator] = {
     "inpainting": Mask(),
@@ -58,7 +65,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             "reconstruction": Reconstruction(operator=operator),
         }
         for method, transform in methods.items():
-            sampler = Diffusion(solver=DDIM(), grid=Uniform(), steps=100, transforms=(transform,))
+            sampler = Diffusion(solver=DDIM(), grid=Uniform(), steps=STEPS[scale], transforms=(transform,))
             made = trained.draw(sampler, len(x), condition)[0].x
             residual = known - np.asarray(linear.apply(jnp.asarray(made)))
             error = float(np.sqrt(np.mean((made - x) ** 2)))
@@ -93,3 +100,9 @@ def summary(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         numbers = (row["residual"], row["largest_residual"], row["error"])
         yield f"{row['task'] + ', ' + row['method']:34}" + "".join(f"{value:12.2g}" for value in numbers)
+
+
+def headline(rows: list[Row]) -> str:
+    error = {(row["task"], row["method"]): f"{row['error']:.2f}" for row in rows}
+    told = (f"{task} {error[task, 'replacement']} and {error[task, 'reconstruction']}" for task in TASKS)
+    return f"error by replacement and by reconstruction: {', '.join(told)}"

@@ -9,12 +9,19 @@ from collections.abc import Iterator
 import matplotlib
 from matplotlib.figure import Figure
 
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Row, Source, Trained
 from samplers.catalogue import solvers
 from samplers.check import PATHS, curves
 
 SCALES = {"tiny": None, "small": None, "paper": None}
-WHERE = {"tiny": ("vp",), "small": ("vp", "rectified"), "paper": ("vp", "ve", "cosine", "rectified")}
+SOURCE = Source(
+    paper="DPM-Solver; DPM-Solver++; UniPC; and what each solver's file names",
+    arxiv="2206.00927, 2211.01095, 2302.04867",
+    equation="order of convergence",
+    number="FID in 10 calls 4.70 (DPM-Solver), 3.87 (UniPC), CIFAR-10",
+)
+WHERE = {"tiny": ("vp",), "small": ("vp",), "paper": ("vp", "ve", "cosine", "rectified")}
+STEPS = {"tiny": (10, 40, 160), "small": (5, 10, 20, 40, 80, 160), "paper": (5, 10, 20, 40, 80, 160)}
 SIZE = (11, 5.2)
 COLOURS = matplotlib.colormaps["tab20"]
 
@@ -25,7 +32,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             solver = cls()
             if solver.stated_order is None:  # adaptive, or Langevin: no steps to double
                 continue
-            for calls, error in zip(*curves(solver, PATHS[path]), strict=True):
+            for calls, error in zip(*curves(solver, PATHS[path], STEPS[scale]), strict=True):
                 kind = "stochastic" if solver.stochastic else "deterministic"
                 yield {"path": path, "sampler": name, "kind": kind, "network_calls": calls, "error": error}
 
@@ -46,3 +53,10 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.legend(fontsize=7, ncols=2)
     panels[0].set(ylabel="error at the end of the ODE, 1-D mixture (data units)")
     panels[1].set(ylabel="error of mean + standard deviation, Gaussian data")
+
+
+def headline(rows: list[Row]) -> str:
+    """At the most steps, whose calls differ from solver to solver."""
+    last = {row["sampler"]: row for row in rows if row["path"] == rows[0]["path"]}
+    told = (last[name] for name in ("ddim", "heun", "dpmpp_2m", "unipc"))
+    return ", ".join(f"{row['sampler']} {row['error']:.1e} in {row['network_calls']} calls" for row in told)

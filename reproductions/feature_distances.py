@@ -2,8 +2,9 @@
 
 `mnist_embedder` is trained if it is not there. In its features: one half of the test images against the other; the test
 images blurred and made noisy, more and more; the test images of five classes alone; and, against the test images, 1,000
-samples of every finished run in runs/ whose pictures are MNIST's. A flow is drawn at falling temperatures, too, which
-gives up variety (recall) for fidelity (precision). Beside each the Fréchet distance in raw pixels.
+samples of every finished run in runs/ whose pictures are MNIST's, at tiny of those that it has cut short. A flow is
+drawn at falling temperatures, too, which gives up variety (recall) for fidelity (precision). Beside each the Fréchet
+distance in raw pixels.
 """
 
 from collections.abc import Iterator
@@ -23,15 +24,22 @@ from metrics.frechet import frechet_distance
 from metrics.kid import kernel_distance
 from metrics.manifold import density_coverage, precision_recall
 from models.flows.flow import Flow
-from reproductions.reproduction import Row, Trained, made, trained
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, trained
 from samplers.sampler import NoSampler
 from training.errors import UserError
 from training.features import features_of
 from training.run import Run
 
 SCALES = {"tiny": None, "small": None}
-STEPS = {"tiny": {"steps": 300}, "small": {}}  # what a scale changes of the embedder
-EMBEDDER, DATA = "mnist_embedder", TFDS(name="mnist")
+SOURCE = Source(
+    paper="FID; KID; Improved Precision and Recall; Density and Coverage",
+    arxiv="1706.08500, 1801.01401, 1904.06991, 2002.09797",
+    equation="each paper's definition, in the features of an embedder",
+)
+LAST = True  # it looks at what the others have trained
+STEPS = {"tiny": {"steps": 300, **UNSEEN}, "small": {}}  # what a scale changes of the embedder
+EMBEDDER = "mnist_embedder"
+DATA = {"tiny": TFDS(name="mnist", test="test[:3000]"), "small": TFDS(name="mnist")}
 SAMPLES = 1000
 BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations, pixels
 NOISES = (0.0, 0.1, 0.2, 0.4, 0.8)  # standard deviations, on [−1, 1]
@@ -53,9 +61,11 @@ def compared(features: Features, real: Float[np.ndarray, "n h w c"], x: Float[np
     return row | {"precision": precision, "recall": recall, "density": density, "coverage": coverage}
 
 
-def runs_of(data: Dataset, folder: Path) -> Iterator[Path]:
-    """Finished runs that draw pictures like the data's; says which are not looked at."""
+def runs_of(data: Dataset, folder: Path, cut: bool) -> Iterator[Path]:
+    """Finished runs, cut short or not, that draw pictures like the data's; says which are not looked at."""
     for path in sorted(folder.glob("*/summary.json")):
+        if path.parent.name.endswith("_cut") != cut:
+            continue
         try:
             experiment = Run(path.parent).experiment()
         except UserError as error:  # of settings that are no longer there, or of a file of one's own
@@ -68,8 +78,8 @@ def runs_of(data: Dataset, folder: Path) -> Iterator[Path]:
 
 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
-    own = EMBEDDER + ("_tiny" if scale == "tiny" else "")
-    data, features = DATA, features_of(str(made(EMBEDDER, Path("runs") / own, **STEPS[scale])), DATA)
+    data = DATA[scale]
+    features = features_of(str(made(EMBEDDER, in_runs(EMBEDDER, scale), **STEPS[scale])), data)
     print(f"features: {features.name}")
     test = data.arrays("test", 10_000)
     x, label = test["x"], test["label"]
@@ -86,7 +96,7 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
     for strength in NOISES[1:]:
         row = {"what": f"noise of {strength:g}", "kind": "noise", "strength": strength}
         yield row | compared(features, x[half:], x[:half] + strength * noise)
-    for folder in runs_of(data, Path("runs")):
+    for folder in runs_of(data, Path("runs"), cut=scale == "tiny"):
         run = trained(folder)
         temperatures = TEMPERATURES if isinstance(run.model, Flow) else (1.0,)
         for temperature in temperatures:
@@ -138,3 +148,8 @@ def summary(rows: list[Row]) -> Iterator[str]:
     rises = {kind: bool(np.all(np.diff(harmed(rows, kind)[1]) > 0)) for kind in ("blur", "noise")}
     told = (f"{'rises' if always else 'does not rise'} with every step of {kind}" for kind, always in rises.items())
     yield f"the Fréchet distance in the embedder's features {' and '.join(told)}"
+
+
+def headline(rows: list[Row]) -> str:
+    blur, noise = (f"{harmed(rows, kind)[1][-1]:.2g}" for kind in ("blur", "noise"))
+    return f"Fréchet distance {rows[0]['frechet']:.2g} between halves of the test images, {blur} blurred, {noise} noisy"

@@ -8,7 +8,6 @@ calls of one example's density, by the fixed steps that a run was trained with a
 import io
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,27 +20,33 @@ from PIL import Image
 from data.toys import EightGaussians, Toy, TwoMoons
 from models.flows.cnf import CNF
 from models.flows.flow import Flow
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made
 from reproductions.reproduction import trained as read
 from samplers.flow import FlowSampler
 from samplers.integrators import Adaptive
 
 SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models",
+    arxiv="1810.01367",
+    equation="eq. 3 and 4, figures 1 and 2",
+)
+TRAINING = {"tiny": {"steps": 150, "batch_size": 256, **UNSEEN}, "small": {}}  # what a scale changes of the experiment
 DENSITIES: dict[str, Toy] = {"eight_gaussians": EightGaussians(), "two_moons": TwoMoons()}
-EXAMPLES = 20_000
+EXAMPLES = {"tiny": 2000, "small": 20_000}
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the flow from noise to data, as it is shown
-FRAMES = 30
-LIMIT, SIDE = 3.0, 120
+FRAMES = {"tiny": 9, "small": 30}
+LIMIT, SIDE = 3.0, {"tiny": 80, "small": 120}
 SIZE = (13, 5.6)
 
 
-def density_at(run: Trained, t: float) -> np.ndarray:
-    """log p at time t of the flow, 0 noise and 1 data, on a grid [SIDE, SIDE] of the plane.
+def density_at(run: Trained, t: float, side: int) -> np.ndarray:
+    """log p at time t of the flow, 0 noise and 1 data, on a grid [side, side] of the plane.
 
     The flow of the last part of the way: points are taken from there to noise, and the density with them.
     """
     flow: Any = run.model
-    line = jnp.linspace(-LIMIT, LIMIT, SIDE)
+    line = jnp.linspace(-LIMIT, LIMIT, side)
     points = jnp.stack(jnp.meshgrid(line, line), axis=-1).reshape(-1, 2)
     params = run.variables["params"]["bijection"]
 
@@ -50,13 +55,13 @@ def density_at(run: Trained, t: float) -> np.ndarray:
         z, logdet = flow.bijection.between(params, points, t0, 1.0)
         return flow.prior.log_prob({}, z) + logdet
 
-    return np.asarray(log_prob(points, jnp.float32(1.0 - t))).reshape(SIDE, SIDE)
+    return np.asarray(log_prob(points, jnp.float32(1.0 - t))).reshape(side, side)
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     for name, toy in DENSITIES.items():
-        run = read(made("ffjord_toy", Path("runs") / f"ffjord_toy_{name}", data=toy))
-        x = toy.sample(jax.random.key(1000), EXAMPLES)
+        run = read(made("ffjord_toy", in_runs(f"ffjord_toy_{name}", scale), data=toy, **TRAINING[scale]))
+        x = toy.sample(jax.random.key(1000), EXAMPLES[scale])
         best = np.asarray(toy.log_prob(x), np.float64)
         model: Any = run.model
         solvers = {"trained with": model, "dopri5": with_integrator(model, Adaptive(rtol=1e-5, atol=1e-5))}
@@ -67,8 +72,8 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             row |= {f"nll, {solver}": -found.mean(), f"gap, {solver}": gap.mean()}
             row |= {f"nfe, {solver}": seen["nfe"].mean(), f"stderr, {solver}": gap.std() / np.sqrt(len(gap))}
         row["samples"] = run.draw(FlowSampler(), 2000)[0].x
-        times = np.linspace(0.0, 1.0, FRAMES)
-        row["densities"] = np.stack([density_at(run, t) for t in times])
+        times = np.linspace(0.0, 1.0, FRAMES[scale])
+        row["densities"] = np.stack([density_at(run, t, SIDE[scale]) for t in times])
         yield row
 
 
@@ -95,23 +100,24 @@ def draw(rows: list[Row], figure: Figure) -> None:
     axes: Any = figure.subplots(len(rows), len(TIMES) + 2)
     for line, row in zip(axes, rows, strict=True):
         for part, t in zip(line, TIMES, strict=False):
-            _show(part, row["densities"][round(t * (FRAMES - 1))], f"t = {t:g}")
+            _show(part, row["densities"][round(t * (len(row["densities"]) - 1))], f"t = {t:g}")
         points = row["samples"]
         line[-2].scatter(points[:, 0], points[:, 1], s=2, alpha=0.5, linewidths=0)
         line[-2].set(xlim=(-LIMIT, LIMIT), ylim=(-LIMIT, LIMIT), xticks=[], yticks=[], aspect="equal")
         line[-2].set_title("samples", fontsize=10)
-        grid = np.linspace(-LIMIT, LIMIT, SIDE)
+        side = row["densities"].shape[-1]
+        grid = np.linspace(-LIMIT, LIMIT, side)
         points = jnp.asarray(np.stack(np.meshgrid(grid, grid), -1).reshape(-1, 2), jnp.float32)
         exact = DENSITIES[row["density"]].log_prob(points)
-        _show(line[-1], np.asarray(exact).reshape(SIDE, SIDE), "true density")
+        _show(line[-1], np.asarray(exact).reshape(side, side), "true density")
 
 
 def animation(rows: list[Row]) -> list[Image.Image]:
-    frames = []
-    for i in range(FRAMES):
+    frames, count = [], len(rows[0]["densities"])
+    for i in range(count):
         figure = Figure(figsize=(6, 3.2), dpi=90, layout="constrained")
         for axes, row in zip(figure.subplots(1, len(rows)), rows, strict=True):
-            _show(axes, row["densities"][i], f"{row['density'].replace('_', ' ')}, t = {i / (FRAMES - 1):.2f}")
+            _show(axes, row["densities"][i], f"{row['density'].replace('_', ' ')}, t = {i / (count - 1):.2f}")
         buffer = io.BytesIO()
         FigureCanvasAgg(figure).print_png(buffer)
         frames.append(Image.open(buffer).convert("P", palette=Image.Palette.ADAPTIVE, colors=64))
@@ -125,3 +131,8 @@ def summary(rows: list[Row]) -> Iterator[str]:
                 f"{row['density']}, {solver}: {row[f'nll, {solver}']:.4f} nats, optimum {row['entropy']:.4f}, "
                 f"gap {row[f'gap, {solver}']:.4f} ± {row[f'stderr, {solver}']:.4f}, NFE {row[f'nfe, {solver}']:.1f}"
             )
+
+
+def headline(rows: list[Row]) -> str:
+    told = (f"{row['density'].replace('_', ' ')} {row['gap, dopri5']:.3f}" for row in rows)
+    return f"nats above the optimum: {', '.join(told)}, by dopri5 in {rows[0]['nfe, dopri5']:.0f} network calls"

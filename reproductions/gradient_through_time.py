@@ -3,10 +3,10 @@
 The problem of Bengio, Simard & Frasconi 1994 and Hochreiter & Schmidhuber 1997: y is the network's answer after
 sequences of 220 numbers (data/tasks.py, Adding), and what is shown is its gradient with respect to what the hidden
 state was, over that at the end. Each network is trained by adding_rnn on sequences of 200, and drawn before and after.
+tiny has sequences of 60, and shows 66.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -21,14 +21,21 @@ from metrics.squared_error import MeanSquaredError
 from models.model import Variables
 from models.regressor import SequenceRegressor
 from models.rnn import GRU, LSTM, RNN
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made
 from reproductions.reproduction import trained as read
 from training.step import named_key
 
-SCALES = {"tiny": None}
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="Learning Long-Term Dependencies with Gradient Descent Is Difficult (1994); Long Short-Term Memory (1997)",
+    arxiv="",
+    equation="‖∂y/∂h_t‖ against T − t; the adding problem",
+)
+# What a scale changes of the experiment.
+TRAINING: dict[str, dict[str, Any]] = {"tiny": {"data": Adding(length=60), "steps": 800, **UNSEEN}, "small": {}}
 CELLS = {"rnn": RNN, "lstm": LSTM, "gru": GRU}
-LENGTH, EXAMPLES = 220, 100
-LAGS = (20, 100, 200)
+LENGTH, EXAMPLES = {"tiny": 66, "small": 220}, 100
+LAGS = {"tiny": (6, 30, 60), "small": (20, 100, 200)}
 SIZE = (10, 4.2)
 
 
@@ -51,10 +58,10 @@ def reach(model: SequenceRegressor, variables: Variables, x: Float[Array, "b t f
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
-    x = jnp.asarray(Adding(length=LENGTH).arrays("test", EXAMPLES)["x"])
+    x = jnp.asarray(Adding(length=LENGTH[scale]).arrays("test", EXAMPLES)["x"])
     for name, cls in CELLS.items():
-        changed = {"model": SequenceRegressor(backbone=cls(width=64))}
-        run = read(made("adding_rnn", Path("runs") / f"adding_{name}", **changed))
+        changed = {"model": SequenceRegressor(backbone=cls(width=64)), **TRAINING[scale]}
+        run = read(made("adding_rnn", in_runs(f"adding_{name}", scale), **changed))
         model: Any = run.model
         fresh = jax.jit(model.init)(named_key(run.experiment.seed, "init"), {"x": x})
         for when, variables in (("at the start", fresh), ("trained", run.variables)):
@@ -63,7 +70,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             over = norms[::-1] / norms[-1]
             error = MeanSquaredError()(evaluation)["squared_error"]
             row: Row = {"cell": name, "when": when, "squared_error": error}
-            yield row | {f"lag {lag}": float(over[lag]) for lag in LAGS} | {"norms": over}
+            yield row | {f"lag {lag}": float(over[lag]) for lag in LAGS[scale]} | {"norms": over}
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -79,5 +86,16 @@ def draw(rows: list[Row], figure: Figure) -> None:
 
 def summary(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        lags = ", ".join(f"{row[f'lag {lag}']:.1e} at {lag}" for lag in LAGS)
+        lags = ", ".join(f"{row[name]:.1e} at {name.removeprefix('lag ')}" for name in lags_of(row))
         yield f"{row['cell']:5}{row['when']:14}squared error {row['squared_error']:.2e}; of the gradient: {lags}"
+
+
+def lags_of(row: Row) -> list[str]:
+    """Its columns of gradients, the shortest lag first."""
+    return [name for name in row if name.startswith("lag ")]
+
+
+def headline(rows: list[Row]) -> str:
+    lag = lags_of(rows[0])[-1]
+    told = (f"{row['cell'].upper()} {row[lag]:.1e}" for row in rows if row["when"] == "trained")
+    return f"gradient at {lag} over that at 0, trained: {', '.join(told)}"

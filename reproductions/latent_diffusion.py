@@ -33,14 +33,17 @@ from reproductions.code_priors import (
     prior,
     references,
 )
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, run_of
 from reproductions.reproduction import trained as read
 from samplers.diffusion import Diffusion
 from training.codes import Latents
 from training.mesh import Mesh
 from training.picture import grid
 
-SCALES = {"small": None, "tiny": None}
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="High-Resolution Image Synthesis with Latent Diffusion Models", arxiv="2112.10752", equation="eq. 2, figure 6"
+)
 PIXELS = {"small": ("mnist_flow", 4), "tiny": ("digits_flow", 2)}  # experiment, and the patch of as many tokens
 SAME = ("steps", "batch_size", "ema", "optimizer", "loss", "sampler", "remat")  # in both trainings
 STEPS = (5, 10, 20)  # of Heun's method
@@ -56,7 +59,7 @@ def pixels(scale: str, latents: Trained) -> Path:
     net: Any = own.model.net
     changes: dict[str, Any] = {field: getattr(own, field) for field in SAME}
     changes |= {"model": replace(own.model, net=net.clone(patch=patch)), "metrics": (), "sample_every": 0}
-    return made(name, Path("runs") / f"{name}_equal_time", **changes)
+    return made(name, in_runs(f"{name}_equal_time", scale), **changes)
 
 
 def decoding_seconds(data: Latents, z: Float[np.ndarray, "n rows columns d"]) -> float:
@@ -70,12 +73,12 @@ def decoding_seconds(data: Latents, z: Float[np.ndarray, "n rows columns d"]) ->
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
-    first = made(FIRST[scale])
+    first, samples = run_of(FIRST[scale]), SAMPLES[scale]
     latent = prior("latent_diffusion_mnist", scale)
     runs = {"latents": (latent, read(latent))}
     pixel = pixels(scale, runs["latents"][1])
     runs["pixels"] = (pixel, read(pixel))
-    judge = Judge(read(first).experiment.data)
+    judge = Judge(read(first).experiment.data, samples)
     test = judge.test["x"]
     real, reconstructed = references(first, judge)
     others = judge.train["x"][in_turn(judge.train["label"], len(test))]
@@ -88,13 +91,13 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         for steps in STEPS:
             assert isinstance(run.experiment.sampler, Diffusion)
             sampler = replace(run.experiment.sampler, steps=steps)
-            drawn, seconds = run.draw(sampler, SAMPLES)
+            drawn, seconds = run.draw(sampler, samples)
             if isinstance(data, Latents):
                 seconds += decoding_seconds(data, drawn.x)
             x = data.shown(drawn.x)
             row: Row = {"model": model, **about, "steps": steps, "network_calls": sampler.network_calls()}
-            row |= {**judge(x, np.arange(SAMPLES) % CLASSES), "two_sample_accuracy": two_sample_accuracy(x, test)}
-            yield row | {"seconds_a_sample": seconds / SAMPLES, "images": x[:SHOWN]}
+            row |= {**judge(x, np.arange(samples) % CLASSES), "two_sample_accuracy": two_sample_accuracy(x, test)}
+            yield row | {"seconds_a_sample": seconds / samples, "images": x[:SHOWN]}
 
 
 def draw(rows: list[Row], figure: Figure) -> None:
@@ -132,3 +135,10 @@ def summary(rows: list[Row]) -> Iterator[str]:
     ratio = pixels["training_seconds"] / latents["training_seconds"]
     if abs(ratio - 1.0) > 0.05:
         yield f"the two trainings did not take the same time: pixels {ratio:.2f} times that of latents"
+
+
+def headline(rows: list[Row]) -> str:
+    last = {row["model"]: row for row in rows if row["model"] in ("latents", "pixels")}  # of the most calls
+    told = (f"{model} {row['frechet_classifier']:.1f}" for model, row in last.items())
+    calls = last["latents"]["network_calls"]
+    return f"Fréchet distance in {calls} network calls, classifier features: {', '.join(told)}"

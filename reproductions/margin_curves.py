@@ -26,9 +26,14 @@ from losses.margin_softmax import (
     NormFace,
     SphereFace2,
 )
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Row, Source, Trained
 
-SCALES = {"tiny": None}
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
+    arxiv="1801.07698",
+    equation="eq. 4, figure 4b",
+)
 SIZE = (11, 4.8)
 ALONE: dict[str, Any] = {"start": 0.0, "least": 0.0}  # ψ without the cosine it is annealed from
 MARGINS: dict[str, Margin] = {
@@ -89,3 +94,10 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.set_xticks(range(0, 181, 30))
         axes.grid(lw=0.4, alpha=0.5)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
+
+
+def headline(rows: list[Row]) -> str:
+    """An angle that other classes' logits have at 60 degrees."""
+    worth = {row["margin"]: row["worth"] for row in rows}
+    told = (f"{name} at {worth[name]:.1f}°" for name in ("A-Softmax m=4", "CosFace m=0.35", "ArcFace m=0.5"))
+    return f"the logit of other classes at 60° is met by {', '.join(told)}"

@@ -9,7 +9,6 @@ neighbouring classes, the 90 % of each nearest its mean direction taken; the mea
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,10 +16,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 
+from data.images import TFDS
 from losses.identification import Identification
 from losses.margin_softmax import ArcFace, ASoftmax, CosFace, LSoftmax, Margin, NormFace
 from metrics.embeddings import embedded
-from reproductions.reproduction import Row, Trained, made, trained
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, trained
 from training.measure import evaluation_of
 
 PANELS: tuple[tuple[str, str, Margin | None], ...] = (  # title, experiment, another margin than its own
@@ -36,7 +36,17 @@ PANELS: tuple[tuple[str, str, Margin | None], ...] = (  # title, experiment, ano
     ("ArcFace, m = 0.35", "arcface", None),
 )
 SCALES = {"tiny": None, "small": None}
-STEPS = {"tiny": {"steps": 200}, "small": {}}  # what a scale changes of the experiments
+SOURCE = Source(
+    paper="Large-Margin Softmax Loss; SphereFace",
+    arxiv="1612.02295, 1704.08063",
+    equation="figure 2 of each",
+)
+# What a scale changes of the experiments.
+TRAINING: dict[str, dict[str, Any]] = {
+    "tiny": {"steps": 150, "data": TFDS(name="mnist", test="test[:2000]")},
+    "small": {},
+}
+FEWER = ("softmax", "L-Softmax, m = 2", "ArcFace, m = 0.1", "NormFace", "L-Softmax, m = 4", "ArcFace, m = 0.35")
 SHOWN = 4000  # embeddings drawn of each
 SIZE = (14, 6.6)
 
@@ -57,10 +67,11 @@ def gaps(u: Float[np.ndarray, "n 2"], label: Int[np.ndarray, " n"], part: float 
 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
     for title, name, margin in PANELS:
+        if scale == "tiny" and title not in FEWER:
+            continue
         name = f"margin_mnist2d_{name}"
-        other: dict[str, Any] = STEPS[scale] | ({"loss": Identification(margin=margin)} if margin else {})
-        own = name + (f"_{_plain(title)}" if margin else "") + ("_tiny" if scale == "tiny" else "")
-        folder = made(name, Path("runs") / own, **other)
+        other: dict[str, Any] = TRAINING[scale] | ({"loss": Identification(margin=margin)} if margin else {})
+        folder = made(name, in_runs(name + (f"_{_plain(title)}" if margin else ""), scale), **other)
         run, summary = trained(folder), json.loads((folder / "summary.json").read_text())
         model: Any = run.model
         loss: Any = run.experiment.loss
@@ -100,3 +111,9 @@ def summary(rows: list[Row]) -> Iterator[str]:
         right = f"{100 * row['accuracy']:7.2f} %{row['intra_class_angle']:8.2f}°"
         apart = f"{row['smallest_inter_class_angle']:8.1f}°{row['gap']:7.1f}°{row['smallest_gap']:7.1f}°"
         yield f"{row['loss']:22}{right}{apart}{row['seconds']:9.0f}"
+
+
+def headline(rows: list[Row]) -> str:
+    gap = {row["loss"]: f"{row['gap']:.1f}°" for row in rows}
+    told = (f"{name} {gap[name]}" for name in ("softmax", "NormFace", "L-Softmax, m = 4", "ArcFace, m = 0.35"))
+    return f"mean gap between neighbours' sectors: {', '.join(told)}"

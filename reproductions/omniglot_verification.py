@@ -1,14 +1,13 @@
 """Every loss on Omniglot at one budget: verification, TAR@FAR, rank-1 and ROC on characters of other alphabets.
 
-The `margin_omniglot_` experiments: one network, one optimiser, the same steps, three seeds. Trained on five alphabets
-(and the quarter turns of their characters), measured on the 106 characters of three others: 6,000 pairs in ten folds
-of different characters (metrics/verification.py), and each drawing's nearest among all others. Mean and standard
-deviation over the seeds.
+The `margin_omniglot_` experiments: one network, one optimiser, the same steps, three seeds (tiny: one, of some losses).
+Trained on five alphabets (and the quarter turns of their characters), measured on the 106 characters of three others:
+6,000 pairs in ten folds of different characters (metrics/verification.py), and each drawing's nearest among all others.
+Mean and standard deviation over the seeds.
 """
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +15,7 @@ from matplotlib.figure import Figure
 from data.verification_pairs import drawn_pairs
 from metrics.embeddings import Verification, embedded
 from metrics.verification import cosines, roc
-from reproductions.reproduction import Row, Trained, made, trained
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, trained
 from training.measure import evaluation_of
 
 MARGINS = (
@@ -25,27 +24,34 @@ MARGINS = (
 )
 LOSSES = ("softmax", *MARGINS, "center", "contrastive", "triplet", "infonce", "supcon")
 SCALES = {"tiny": None, "small": None}
-STEPS = {"tiny": {"steps": 50}, "small": {}}  # what a scale changes of the experiments
-SEEDS = (0, 1, 2)
+SOURCE = Source(
+    paper="SphereFace; CosFace; ArcFace; and what each loss's file names",
+    arxiv="1704.08063, 1801.09414, 1801.07698",
+    equation="verification of pairs in ten folds, as on LFW",
+    number="LFW: SphereFace 99.42 %, ArcFace 99.83 %",
+)
+STEPS = {"tiny": {"steps": 120}, "small": {}}  # what a scale changes of the experiments
+COMPARED = {"tiny": ("softmax", "normface", "arcface", "triplet", "supcon"), "small": LOSSES}
+SEEDS = {"tiny": (0,), "small": (0, 1, 2)}
 COLUMNS = ("verification_accuracy", "tar_at_far_0.01", "rank1", "eer")
 SIZE = (11, 5)
 FAR = np.logspace(-3, 0, 200)
 
 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
-    for loss in LOSSES:
+    for loss in COMPARED[scale]:
         found, tars, seconds = [], [], []
-        for seed in SEEDS:
+        for seed in SEEDS[scale]:
             name = f"margin_omniglot_{loss}"
-            own = f"{name}_{seed}" + ("_tiny" if scale == "tiny" else "")
-            folder = made(name, Path("runs") / own, seed=seed, **STEPS[scale])
+            folder = made(name, in_runs(f"{name}_{seed}", scale), seed=seed, **STEPS[scale])
             summary = json.loads((folder / "summary.json").read_text())
             found.append([summary[column] for column in COLUMNS])
             seconds.append(summary["seconds"])
             tars.append(tar_of(trained(folder)))
-        row: Row = {"loss": loss}
+        row: Row = {"loss": loss, "seeds": len(found)}
         for column, values in zip(COLUMNS, np.asarray(found).T, strict=True):
-            row |= {column: float(values.mean()), f"{column}_std": float(values.std(ddof=1))}
+            spread = float(values.std(ddof=1)) if len(values) > 1 else 0.0
+            row |= {column: float(values.mean()), f"{column}_std": spread}
         yield row | {"seconds": float(np.mean(seconds)), "tar": np.mean(tars, axis=0)}
 
 
@@ -74,7 +80,10 @@ def draw(rows: list[Row], figure: Figure) -> None:
         values, errors = ([row[column + end] for row in best] for end in ("", "_std"))
         bars.barh(place + offset, values, 0.38, xerr=errors, color=colour, label=column.replace("_", " "))
     bars.set_yticks(place, [row["loss"] for row in best], fontsize=8)
-    bars.set(xlim=(0.5, 1.0), xlabel="of 1, mean and standard deviation of three seeds")
+    seeds = rows[0]["seeds"]
+    least = min(min(row["verification_accuracy"], row["rank1"]) for row in rows)
+    spread = f", mean and standard deviation of {seeds} seeds" if seeds > 1 else ""
+    bars.set(xlim=(0.5 if least >= 0.5 else 0.0, 1.0), xlabel=f"of 1{spread}")
     bars.legend(fontsize=8, loc="lower right")
 
 
@@ -96,3 +105,10 @@ def summary(rows: list[Row]) -> Iterator[str]:
 
 def _verified(row: Row) -> str:
     return f"{row['loss']} ({100 * row['verification_accuracy']:.2f} ± {100 * row['verification_accuracy_std']:.2f} %)"
+
+
+def headline(rows: list[Row]) -> str:
+    best = sorted(rows, key=lambda row: row["verification_accuracy"])
+    told = (f"{row['loss']} {100 * row['verification_accuracy']:.2f} %" for row in reversed(best[-3:]))
+    plain = next(row["verification_accuracy"] for row in rows if row["loss"] == "softmax")
+    return f"{', '.join(told)}; softmax {100 * plain:.2f} % of 6,000 pairs, Omniglot"

@@ -15,11 +15,17 @@ from PIL import Image
 from data.image_tokens import ImageTokens
 from metrics.metric import Evaluation
 from metrics.token_likelihood import TokenLikelihood
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import Cut, Row, Source, Trained, run_of
 from reproductions.reproduction import trained as read
 
-SCALES = {"tiny": None}
-RUNS = ("pixel_lstm", "pixel_transformer")
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="Pixel Recurrent Neural Networks", arxiv="1601.06759", equation="eq. 1: one pixel after another, bits/dim"
+)
+RUNS: dict[str, tuple[str | Cut, ...]] = {
+    "tiny": (Cut("pixel_lstm", steps=80), Cut("pixel_transformer", steps=80)),
+    "small": ("pixel_lstm", "pixel_transformer"),
+}
 SIZE = (8, 3.2)
 
 
@@ -41,10 +47,11 @@ def baselines() -> Iterator[Row]:
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     yield from baselines()
-    for name in RUNS:
-        run = read(made(name))
+    for wanted in RUNS[scale]:
+        run = read(run_of(wanted))
         evaluation = Evaluation(run.model, run.variables, run.experiment.data, lambda n: np.zeros((n, 1)))
         found = TokenLikelihood(examples=10_000)(evaluation)
+        name = wanted.experiment if isinstance(wanted, Cut) else wanted
         yield {"model": name, "bits_per_dim": found["bits_per_dim"], "stderr": found["bits_per_dim_stderr"]}
 
 
@@ -52,7 +59,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
     axes = figure.subplots()
     names, values = [row["model"] for row in rows], [row["bits_per_dim"] for row in rows]
     errors = [row.get("stderr", 0.0) for row in rows]
-    bars = axes.barh(names, values, xerr=errors, color=["C0" if name in RUNS else "C7" for name in names])
+    bars = axes.barh(names, values, xerr=errors, color=["C0" if name.startswith("pixel_") else "C7" for name in names])
     axes.bar_label(bars, [f"{value:.3f}" for value in values], padding=4)
     axes.invert_yaxis()
     axes.set(xlabel="held-out bits/dim, 360 digits", xlim=(0, 1.15 * max(values)))
@@ -62,3 +69,7 @@ def summary(rows: list[Row]) -> Iterator[str]:
     for row in rows:
         error = f" ± {row['stderr']:.3f}" if "stderr" in row else ""
         yield f"{row['model']:26}{row['bits_per_dim']:.3f}{error} bits/dim"
+
+
+def headline(rows: list[Row]) -> str:
+    return ", ".join(f"{row['model']} {row['bits_per_dim']:.3f}" for row in rows) + " bits/dim of held-out digits"

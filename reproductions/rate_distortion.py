@@ -1,7 +1,8 @@
 """Distortion against rate on digits: codebooks of 4 to 1,024 codes, FSQ's levels, residual VQ's depths.
 
-Every point is vqvae_digits in 800 steps with another quantizer, and with the Gaussian likelihood, whose loss is the
-distortion: a logistic's decoder buys likelihood with it. Distortion is the normalised error of the 360 held-out digits.
+Every point is vqvae_digits in 800 steps (tiny: fewer points, fewer steps) with another quantizer, and with the Gaussian
+likelihood, whose loss is the distortion: a logistic's decoder buys likelihood with it. Distortion is the normalised
+error of the 360 held-out digits.
 The rate of a digit's T codes is T·log₂ K where all are as long, and T·log₂ perplexity where a code's length is
 the logarithm of how often it occurs in those same digits, wherever it stands (residual VQ's in one histogram of all
 levels, which its levels apart would be below). 1,437 digits are few: what large codebooks gain on them is in the table
@@ -12,7 +13,6 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -24,24 +24,30 @@ from models.fsq import FSQ
 from models.observation import Gaussian
 from models.quantize import Quantizer
 from models.residual_vq import ResidualVQ
-from reproductions.reproduction import Row, Trained, made
+from reproductions.reproduction import Row, Source, Trained, in_runs, made
 from training.cli import load_experiment
 
-SCALES = {"tiny": None}
-BASE, STEPS = "vqvae_digits", 800
-SIZES = (4, 16, 64, 256, 1024)
-LEVELS = ((4,), (4, 4), (8, 8), (8, 6, 5), (8, 5, 5, 5))  # products of 4, 16, 64, 240, 1,000
-DEPTHS, LEVEL = (1, 2, 3, 4), 16  # of residual VQ, and codes of a level
+SCALES = {"tiny": None, "small": None}
+SOURCE = Source(
+    paper="Neural Discrete Representation Learning; Finite Scalar Quantization; SoundStream",
+    arxiv="1711.00937, 2309.15505, 2107.03312",
+    equation="T·log₂ K bits against squared error",
+)
+BASE, STEPS = "vqvae_digits", {"tiny": 80, "small": 800}
+SIZES = {"tiny": (4, 64, 1024), "small": (4, 16, 64, 256, 1024)}
+ALL_LEVELS = ((4,), (4, 4), (8, 8), (8, 6, 5), (8, 5, 5, 5))  # products of 4, 16, 64, 240, 1,000
+LEVELS = {"tiny": ALL_LEVELS[::4], "small": ALL_LEVELS}
+DEPTHS, LEVEL = {"tiny": (1, 3), "small": (1, 2, 3, 4)}, 16  # of residual VQ, and codes of a level
 SIZE = (8, 4.8)
 
 
-def quantizers(codebook: Codebook) -> Iterator[tuple[str, str, Quantizer]]:
+def quantizers(codebook: Codebook, scale: str) -> Iterator[tuple[str, str, Quantizer]]:
     """Family, name and quantizer of each point."""
-    for size in SIZES:
+    for size in SIZES[scale]:
         yield "VQ, by averages", f"ema_{size}", replace(codebook, size=size)
-    for levels in LEVELS:
+    for levels in LEVELS[scale]:
         yield "FSQ", f"fsq_{'x'.join(map(str, levels))}", FSQ(levels=levels)
-    for depth in DEPTHS:
+    for depth in DEPTHS[scale]:
         level = replace(codebook, size=LEVEL)
         yield f"residual VQ, levels of {LEVEL}", f"rvq_{LEVEL}_{depth}", ResidualVQ(codebook=level, depth=depth)
 
@@ -49,13 +55,13 @@ def quantizers(codebook: Codebook) -> Iterator[tuple[str, str, Quantizer]]:
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     base = load_experiment(BASE)
     first: Any = base.model
-    for family, name, quantizer in quantizers(first.quantizer):
+    for family, name, quantizer in quantizers(first.quantizer, scale):
         model = replace(first, quantizer=quantizer, observation=Gaussian())
         folder = made(
             BASE,
-            Path("runs") / f"{BASE}_rate_{name}",
+            in_runs(f"{BASE}_rate_{name}", scale),
             model=model,
-            steps=STEPS,
+            steps=STEPS[scale],
             metrics=(ReconstructionError(), ReconstructionError(split="train")),
             sample_every=0,
         )
@@ -93,3 +99,10 @@ def summary(rows: list[Row]) -> Iterator[str]:
             f"{row['quantizer']:17}{codes:>10}{row['bits']:7.1f}{row['bits_of_entropy']:9.1f}"
             f"{100 * row['usage']:6.0f} %{row['normalised_error']:9.4f}{row['normalised_error_of_train']:10.4f}"
         )
+
+
+def headline(rows: list[Row]) -> str:
+    """The longest codes of each family."""
+    last = {row["family"]: row for row in rows}
+    told = (f"{name} {row['normalised_error']:.3f} at {row['bits']:.0f} bits" for name, row in last.items())
+    return f"normalised error: {'; '.join(told)}"

@@ -19,7 +19,8 @@ from PIL import Image
 from data.toys import EightGaussians, Toy, TwoMoons
 from metrics.metric import Evaluation
 from metrics.straightness import Straightness
-from reproductions.reproduction import Row, Trained, made
+from reproductions.few_steps import run as cut
+from reproductions.reproduction import Row, Source, Trained, made
 from reproductions.reproduction import trained as read
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
@@ -30,20 +31,27 @@ from training.cli import load_experiment
 from training.picture import figure_pixels
 
 SCALES = {"tiny": None, "small": None, "paper": None}
+SOURCE = Source(
+    paper="Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow; MeanFlow",
+    arxiv="2209.03003, 2505.13447",
+    equation="eq. 1, §5.1, figure 2",
+)
 DENSITIES: dict[str, Toy] = {"two_moons": TwoMoons(), "eight_gaussians": EightGaussians()}
 WHERE = {"tiny": (("two_moons",), (0,)), "small": (tuple(DENSITIES), (0, 1, 2)), "paper": (tuple(DENSITIES), (0, 1, 2))}
 MODELS = {"flow": "before reflow", "reflow": "after reflow", "meanflow": "MeanFlow"}
-SAMPLES = 20_000
+SAMPLES = {"tiny": 5000, "small": 20_000, "paper": 20_000}
 LINES = 150  # trajectories in a picture
 SIZE = (12, 8)
 
 
-def run(density: str, seed: int, model: str) -> Path:
-    """The folder of a run; trained with all that it stands on, if it is not there."""
+def run(density: str, seed: int, model: str, scale: str) -> Path:
+    """The folder of a run; trained with all that it stands on, if it is not there. tiny's are those of few_steps."""
+    if scale == "tiny":
+        return [cut(f"toy_{name}", scale) for name in ("flow", model)][-1]
     folder = Path("runs") / "reflow" / f"{density}_{seed}_{model}"
     data: Any = DENSITIES[density]
     if model == "reflow":
-        data = replace(load_experiment("toy_reflow").data, teacher=str(run(density, seed, "flow")), seed=seed)
+        data = replace(load_experiment("toy_reflow").data, teacher=str(run(density, seed, "flow", scale)), seed=seed)
     return made(f"toy_{model}", folder, data=data, seed=seed)
 
 
@@ -51,22 +59,22 @@ def sampler(model: str, steps: int) -> Sampler:
     return Jumps(steps=steps) if model == "meanflow" else Diffusion(solver=DDIM(), steps=steps)
 
 
-def exact(density: str, seed: int) -> np.ndarray:
-    return np.asarray(DENSITIES[density].sample(jax.random.key(1000 + seed), SAMPLES))
+def exact(density: str, seed: int, samples: int) -> np.ndarray:
+    return np.asarray(DENSITIES[density].sample(jax.random.key(1000 + seed), samples))
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
-    densities, seeds = WHERE[scale]
+    (densities, seeds), samples = WHERE[scale], SAMPLES[scale]
     for density in densities:
-        chance = sliced_wasserstein(exact(density, 0), exact(density, 1))
+        chance = sliced_wasserstein(exact(density, 0, samples), exact(density, 1, samples))
         for seed in seeds:
             for model in MODELS:
-                this = read(run(density, seed, model))
+                this = read(run(density, seed, model, scale))
                 evaluation = Evaluation(this.model, this.variables, DENSITIES[density], lambda n: np.zeros((n, 2)))
                 row: Row = {"density": density, "seed": seed, "model": model}
                 for steps in (1, 2, 50):
-                    x = this.draw(sampler(model, steps), SAMPLES)[0].x
-                    row[f"wasserstein_{steps}"] = sliced_wasserstein(x, exact(density, 0))
+                    x = this.draw(sampler(model, steps), samples)[0].x
+                    row[f"wasserstein_{steps}"] = sliced_wasserstein(x, exact(density, 0, samples))
                 if seed == 0:
                     row["states"] = this.draw(sampler(model, 50), LINES, trajectory=True)[0].trajectory
                     row["one_step"] = this.draw(sampler(model, 1), 1000)[0].x
@@ -131,3 +139,11 @@ def summary(rows: list[Row]) -> Iterator[str]:
                 f"{density}: {name}: {means[0]:.4f} → {means[1]:.4f}, better by a factor of {np.mean(ratios):.1f} "
                 f"(at least {min(ratios):.1f} over {len(pairs)} seeds)"
             )
+
+
+def headline(rows: list[Row]) -> str:
+    density = rows[0]["density"]
+    own = [row for row in rows if row["density"] == density]
+    mean = lambda model: float(np.mean([row["wasserstein_1"] for row in own if row["model"] == model]))  # noqa: E731
+    told = ", ".join(f"{mean(model):.3f} {name}" for model, name in MODELS.items())
+    return f"distance in one step, {density.replace('_', ' ')}: {told}"

@@ -1,10 +1,17 @@
 """What a reproduction is: rows that are measured, and a figure drawn from the rows alone.
 
-A module of this folder holds `SCALES` (scale → name of the experiment it trains, or None where the density is exact or
-`rows` makes several runs of its own by `made`), `rows(scale, trained)` and `draw(rows, figure)`, where it moves
-`animation(rows)`, its frames, and where it reads a text file `TAKES_DATA`: `rows` is then given its path as `data`.
-What a row holds as an array is for the figure and is left out of the table. Its docstring's first line is what `--list`
-prints.
+A module of this folder holds
+
+    SCALES                scale → the experiment it trains, by name or as a `Cut` of it; None where the density is exact
+                          or `rows` makes several runs of its own by `made`. `tiny` is the figure from trainings cut so
+                          far that it takes a minute on two CPU cores, `small` what README and docs show
+    SOURCE                the paper, its equation and its number
+    rows(scale, trained)  what is measured; given a text file's path as `data`, too, where the module `TAKES_DATA`
+    draw(rows, figure)    and, where it moves, `animation(rows)`: its frames
+    headline(rows)        our number in a line; `summary(rows)` has more of them, where there is more to say
+
+and where it looks at what the others have trained, `LAST = True`. What a row holds as an array is for the figure and is
+left out of the table. Its docstring's first line is what `--list` prints.
 """
 
 import importlib
@@ -40,6 +47,39 @@ Row = dict[str, Any]  # column → number, text or, for the figure alone, array
 def in_table(row: Row) -> Row:
     """The columns that are printed and written."""
     return {column: value for column, value in row.items() if not isinstance(value, np.ndarray)}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a figure is compared with."""
+
+    paper: str
+    arxiv: str  # ids, separated by ", "; empty where it is not there
+    equation: str  # or its figure, table or section
+    number: str = ""  # the paper's own, where it has one to hold ours against
+
+
+@dataclass(frozen=True)
+class Cut:
+    """An experiment's training, cut short, neither drawn nor measured on the way; modules share its run."""
+
+    experiment: str
+    steps: int
+
+    def __str__(self) -> str:
+        return f"{self.experiment}, cut to {self.steps} steps"
+
+    def made(self) -> Path:
+        """Its run, trained to the end if it is not."""
+        return made(self.experiment, in_runs(self.experiment, "tiny"), steps=self.steps, **UNSEEN)
+
+
+UNSEEN: dict[str, Any] = {"metrics": (), "sample_every": 0}  # what no cut training needs
+
+
+def in_runs(name: str, scale: str) -> Path:
+    """A run's folder. What `tiny` cuts short has one of its own, and one that `train.py NAME --tiny` does not take."""
+    return Path("runs") / (f"{name}_cut" if scale == "tiny" else name)
 
 
 @dataclass(frozen=True)
@@ -91,19 +131,21 @@ class Distances:
 class Reproduction(Protocol):
     """A module of this folder."""
 
-    SCALES: dict[str, str | None]
+    SCALES: dict[str, str | Cut | None]
+    SOURCE: Source
 
     def rows(self, scale: str, trained: Trained | None) -> Iterator[Row]: ...
 
     def draw(self, rows: list[Row], figure: Figure) -> None: ...
 
+    def headline(self, rows: list[Row]) -> str: ...
+
+
+HELPERS = ("densities", "page", "record", "reproduction")  # modules of the folder that are no reproductions
+
 
 def names() -> list[str]:
-    return sorted(
-        info.name
-        for info in pkgutil.iter_modules(reproductions.__path__)
-        if info.name not in ("densities", "reproduction")
-    )
+    return sorted(info.name for info in pkgutil.iter_modules(reproductions.__path__) if info.name not in HELPERS)
 
 
 def load(name: str) -> Any:
@@ -127,6 +169,11 @@ def completed(experiment: Experiment, folder: Path) -> Path:
             f"{folder} holds a run with other settings than today's; move it away, or name it by --run where one can be"
         )
     return folder
+
+
+def run_of(wanted: str | Cut) -> Path:
+    """The run of what a scale trains."""
+    return wanted.made() if isinstance(wanted, Cut) else made(wanted)
 
 
 def trained(folder: Path) -> Trained:

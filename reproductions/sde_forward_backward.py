@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from paths.grids import Uniform
 from paths.schedules import VP
-from reproductions.reproduction import Row, Trained
+from reproductions.reproduction import Row, Source, Trained
 from samplers.diffusion import solve
 from samplers.heun import Heun
 from samplers.reverse_sde import ReverseSDE
@@ -22,6 +22,11 @@ from samplers.sampler import sample_keys
 from samplers.targets import LINE
 
 SCALES = {"tiny": None, "small": None, "paper": None}
+SOURCE = Source(
+    paper="Score-Based Generative Modeling through Stochastic Differential Equations",
+    arxiv="2011.13456",
+    equation="eq. 5, 6 and 13, figure 2",
+)
 COUNT = {"tiny": 1000, "small": 10_000, "paper": 100_000}
 STEPS, SHOWN = 500, 12
 SIZE = (13, 4.2)
@@ -74,3 +79,10 @@ def draw(rows: list[Row], figure: Figure) -> None:
         if name != "forward SDE":
             axes.invert_xaxis()
     panels[0].set(ylabel="x (density: each column to its maximum)")
+
+
+def headline(rows: list[Row]) -> str:
+    """At the end that each process comes to."""
+    ends = [row for row in rows if row["end"] == ("noise" if row["process"] == "forward SDE" else "data")]
+    told = (f"{row['process']} {row['std']:.3f} (exactly {row['exact_std']:.3f})" for row in ends)
+    return f"standard deviation where each ends: {', '.join(told)}"

@@ -25,17 +25,25 @@ from models.codebook import EMA, VQ
 from models.fsq import FSQ
 from models.quantize import Bottleneck
 from models.residual_vq import ResidualVQ
-from reproductions.reproduction import Row, Trained, made
+from reproductions.code_priors import FIRST
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, run_of
 from reproductions.reproduction import trained as read
 from samplers.reconstruct import Reconstruct
 from training.cli import load_experiment
 from training.picture import grid
 
-SCALES = {"tiny": None, "small": None}
+SCALES = {"tiny": None, "small": None, "mnist": None}
+SOURCE = Source(
+    paper="Neural Discrete Representation Learning; Finite Scalar Quantization; SoundStream",
+    arxiv="1711.00937, 2309.15505, 2107.03312",
+    equation="eq. 2 and 3; §3.1; §III-C",
+)
 EXPERIMENTS = {  # those that stand in the folder; the others are the first with another bottleneck
     "tiny": {"ema": "vqvae_digits"},
-    "small": {"ema": "vqvae_mnist", "fsq": "fsq_mnist", "rvq": "rvq_mnist"},
+    "small": {"ema": "vqvae_digits"},
+    "mnist": {"ema": "vqvae_mnist", "fsq": "fsq_mnist", "rvq": "rvq_mnist"},
 }
+CUT: Any = FIRST["tiny"]  # of the training of each at tiny, the first's run being that of the priors' figures
 NAMES = {
     "ae": "autoencoder",
     "vae": "VAE",
@@ -63,10 +71,12 @@ def run(scale: str, kind: str) -> Path:
     """The folder of a run; trained, if it is not there."""
     own = EXPERIMENTS[scale]
     if kind in own:
-        return made(own[kind])
+        return run_of(CUT if scale == "tiny" else own[kind])
     base = own["ema"]
     model: Any = load_experiment(base).model
-    return made(base, Path("runs") / f"{base}_{kind}", model=replace(model, quantizer=others(model.quantizer)[kind]))
+    changes: dict[str, Any] = {"steps": CUT.steps, **UNSEEN} if scale == "tiny" else {}
+    changes["model"] = replace(model, quantizer=others(model.quantizer)[kind])
+    return made(base, in_runs(f"{base}_{kind}", scale), **changes)
 
 
 def one_of_each(data: Dataset) -> Float[np.ndarray, "classes h w c"]:
@@ -122,3 +132,8 @@ def summary(rows: list[Row]) -> Iterator[str]:
             f"{row['model']:17}{row['normalised_error']:8.4f}{bits:>22}{rate:>7}{perplexity:>20}{usage:>8}"
             f"{row['seconds']:9.0f}"
         )
+
+
+def headline(rows: list[Row]) -> str:
+    told = (f"{row['model']} {row['normalised_error']:.3f}" for row in rows)
+    return f"normalised error: {', '.join(told)}"

@@ -109,9 +109,12 @@ def test_reconstructions(monkeypatch, tmp_path):
     stand_in, names = Untrained(tmp_path), vq_reconstructions.NAMES
     monkeypatch.setattr(vq_reconstructions, "NAMES", {kind: names[kind] for kind in ("ae", "vae", "ema", "rvq")})
     monkeypatch.setattr(vq_reconstructions, "made", stand_in.made)
+    monkeypatch.setattr(vq_reconstructions, "run_of", lambda cut: stand_in.made(cut.experiment))
     monkeypatch.setattr(vq_reconstructions, "read", stand_in.read)
     rows = list(vq_reconstructions.rows("tiny", None))
-    assert [folder.name for folder in stand_in.runs] == [f"vqvae_digits{end}" for end in ("_ae", "_vae", "", "_rvq")]
+    assert [folder.name for folder in stand_in.runs] == [
+        f"vqvae_digits{end}" for end in ("_ae_cut", "_vae_cut", "", "_rvq_cut")
+    ]
     np.testing.assert_allclose([row["rate"] for row in rows if "codes" in row], 2 * [16 * 6 / 64])
     assert "rate" not in rows[0]
     assert rows[1]["rate"] > 0.0
@@ -127,6 +130,7 @@ def test_reconstructions(monkeypatch, tmp_path):
     assert len(labels) == 1 + len(rows)
     assert f"error {rows[0]['normalised_error']:.4f}" in labels[1]
     assert len({len(line) for line in vq_reconstructions.summary(rows)}) == 1  # columns under their heads
+    assert "residual VQ" in vq_reconstructions.headline(rows)
 
 
 def test_usage_over_training(monkeypatch, tmp_path):
@@ -139,7 +143,7 @@ def test_usage_over_training(monkeypatch, tmp_path):
     monkeypatch.setattr(reproduction, "load_experiment", short)
     monkeypatch.setattr(codebook_usage, "load_experiment", short)
     monkeypatch.setattr(codebook_usage, "WHERE", {"tiny": ("vqvae_digits", 8, 4)})
-    monkeypatch.setattr(codebook_usage, "EVERY", 2)
+    monkeypatch.setattr(codebook_usage, "EVERY", {"tiny": 2})
     variants = codebook_usage.VARIANTS
     monkeypatch.setattr(codebook_usage, "VARIANTS", {"data_restarts": variants["data_restarts"]})
     (row,) = codebook_usage.rows("tiny", None)
@@ -151,11 +155,12 @@ def test_usage_over_training(monkeypatch, tmp_path):
         looks = {(line.get_color(), line.get_linestyle()) for line in axes.lines}
         assert len(looks) == len(variants)  # no two alike
     assert len({len(line) for line in list(codebook_usage.summary(rows))[1:]}) == 1
+    assert codebook_usage.headline(rows).startswith("of 8 codes that begin at random ")
 
 
 def test_rate_and_distortion(monkeypatch, tmp_path):
     for name, value in {"SIZES": (4,), "LEVELS": ((8, 6, 5),), "DEPTHS": (3,)}.items():
-        monkeypatch.setattr(rate_distortion, name, value)
+        monkeypatch.setattr(rate_distortion, name, {"tiny": value})
     monkeypatch.setattr(rate_distortion, "made", Untrained(tmp_path).made)
     rows = list(rate_distortion.rows("tiny", None))
     # T·log₂ K; three levels of 16 say as much as one codebook of 16³.
@@ -167,3 +172,4 @@ def test_rate_and_distortion(monkeypatch, tmp_path):
     assert axes.get_yscale() == "log"
     assert len(axes.lines) == 2 * 3
     assert len({len(line) for line in rate_distortion.summary(rows)}) == 1
+    assert "residual VQ, levels of 16" in rate_distortion.headline(rows)

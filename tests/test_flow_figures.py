@@ -46,16 +46,18 @@ def test_glows_figure(monkeypatch):
     figure = Figure()
     glow.draw(rows, figure)
     assert "bits_per_dim_given_label" in "\n".join(glow.summary(rows))
+    assert glow.headline(rows).startswith(f"{rows[-1]['bits_per_dim_given_label']:.3f} bits/dim")
 
 
 @pytest.mark.thorough
 @needs("mnist")
 def test_nices_figure(monkeypatch):
-    monkeypatch.setattr(nice, "EXAMPLES", 16)
+    monkeypatch.setattr(nice, "EXAMPLES", {"tiny": 16})
     rows = list(nice.rows("tiny", untrained(load_experiment("nice_mnist", tiny=True))))
     assert len([row for row in rows if row["what"].startswith("filled in")]) == 4
     nice.draw(rows, Figure())
     assert "1980.5 nats" in "\n".join(nice.summary(rows))
+    assert "nats, test split" in nice.headline(rows)
 
 
 @pytest.mark.thorough
@@ -64,7 +66,7 @@ def test_ffjords_figure(monkeypatch):
     monkeypatch.setattr(ffjord, "made", lambda *_, **__: None)
     monkeypatch.setattr(ffjord, "read", lambda _: run)
     for name, value in {"EXAMPLES": 64, "FRAMES": 3, "SIDE": 8}.items():
-        monkeypatch.setattr(ffjord, name, value)
+        monkeypatch.setattr(ffjord, name, {"tiny": value})
     rows = list(ffjord.rows("tiny", None))
     assert rows[0]["nfe, trained with"] == 8
     # A field that has learnt nothing is 0: the density is the prior's at all times.
@@ -72,23 +74,26 @@ def test_ffjords_figure(monkeypatch):
     ffjord.draw(rows, Figure())
     assert len(ffjord.animation(rows)) == 3
     assert "samples" not in in_table(rows[0])
+    assert "two moons" in ffjord.headline(rows)
 
 
 def test_memory_of_backward_passes(monkeypatch):
-    for name, value in {"DEPTHS": (8, 16), "DIMENSIONS": 64, "WIDTH": 8, "BATCH": 16}.items():
+    for name, value in {"DEPTHS": {"tiny": (8, 16)}, "DIMENSIONS": 64, "WIDTH": 8, "BATCH": 16}.items():
         monkeypatch.setattr(backward_memory, name, value)
     rows = list(backward_memory.rows("tiny", None))
     memory = {(row["backward"], row["layers"]): row["memory_mib"] for row in rows}
     assert memory["none", 16] > memory["full", 16] > memory["reversible", 16]
     backward_memory.draw(rows, Figure())
     assert len(list(backward_memory.summary(rows))) == 5
+    assert backward_memory.headline(rows).startswith("16 layers: ")
 
 
 def test_bits_of_the_baselines(monkeypatch):
-    monkeypatch.setattr(flow_bits, "COMPONENTS", (5,))
-    monkeypatch.setattr(flow_bits, "FLOWS", ())
-    monkeypatch.setattr(flow_bits, "DRAWS", 1)
+    monkeypatch.setattr(flow_bits, "COMPONENTS", {"tiny": (5,)})
+    monkeypatch.setattr(flow_bits, "FLOWS", {"tiny": ()})
+    monkeypatch.setattr(flow_bits, "DRAWS", {"tiny": 1})
     rows = list(flow_bits.rows("tiny", None))
     assert all(2.0 < row["bits_per_dim"] < math.log2(17.0) for row in rows)  # below what no model at all has
     flow_bits.draw(rows, Figure())
     assert "full covariance" in "\n".join(flow_bits.summary(rows))
+    assert "5 diagonal Gaussians" in flow_bits.headline(rows)

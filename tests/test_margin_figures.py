@@ -46,6 +46,7 @@ def test_curves_of_margins_are_those_of_their_formulas():
     assert rows["A-Softmax m=4"]["worth"] == 15.0
     assert all(row["worth"] < 60.0 for name, row in rows.items() if name != "softmax, NormFace")
     drawn(margin_curves, list(rows.values()))
+    assert "A-Softmax m=4 at 15.0°" in margin_curves.headline(list(rows.values()))
 
 
 def test_gaps_are_the_empty_angles_between_sectors():
@@ -78,8 +79,8 @@ def test_the_plane_of_each_loss_is_drawn_from_its_run(tmp_path, monkeypatch):
 def test_losses_are_compared_over_seeds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(omniglot_verification, "made", made_tiny)
-    monkeypatch.setattr(omniglot_verification, "LOSSES", ("softmax",))
-    monkeypatch.setattr(omniglot_verification, "SEEDS", (0, 1))
+    monkeypatch.setattr(omniglot_verification, "COMPARED", {"small": ("softmax",)})
+    monkeypatch.setattr(omniglot_verification, "SEEDS", {"small": (0, 1)})
     monkeypatch.setattr(omniglot_verification, "COLUMNS", ("verification_accuracy", "tar_at_far_0.05", "rank1", "eer"))
     (row,) = omniglot_verification.rows("small", None)
     assert row["tar"].shape == omniglot_verification.FAR.shape
@@ -88,6 +89,7 @@ def test_losses_are_compared_over_seeds(tmp_path, monkeypatch):
     assert row["rank1_std"] >= 0.0
     others = [row | {"loss": name} for name in ("arcface", "normface", "triplet")]
     assert len(drawn(omniglot_verification, [row, *others])) == 6
+    assert "softmax" in omniglot_verification.headline([row, *others])
 
 
 def test_the_best_margin_is_told_from_plain_softmax_by_the_spread():
@@ -117,11 +119,12 @@ def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch, capsys)
     """Every finished run of MNIST's pictures is found, one that draws nothing is not; blur and noise take away."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(feature_distances, "made", made_tiny)
-    monkeypatch.setattr(feature_distances, "DATA", TFDS(name="mnist", test="test[:4000]"))
+    monkeypatch.setattr(feature_distances, "DATA", {"small": TFDS(name="mnist", test="test[:4000]")})
     monkeypatch.setattr(feature_distances, "BLURS", (0.0, 2.0))
     monkeypatch.setattr(feature_distances, "NOISES", (0.0, 0.8))
     monkeypatch.setattr(feature_distances, "TEMPERATURES", (1.0, 0.5))
     made_tiny("nice_mnist")
+    made_tiny("nice_mnist", Path("runs/nice_mnist_cut"))  # a figure's at tiny alone
     (old := tmp_path / "runs" / "old").mkdir()
     (old / "summary.json").write_text("{}")
     (old / "config.json").write_text('{"type": "gone.Experiment"}')
@@ -135,6 +138,7 @@ def test_runs_are_judged_in_an_embedders_features(tmp_path, monkeypatch, capsys)
     assert pixels["one half of the test images"] < pixels["blurred by 2 pixels"]
     assert pixels["one half of the test images"] < pixels["noise of 0.8"]
     assert len(drawn(feature_distances, rows)) == len(rows) + 2
+    assert "between halves" in feature_distances.headline(rows)
 
 
 @pytest.mark.parametrize(("second", "told"), [(3.0, "rises"), (2.0, "does not rise"), (0.5, "does not rise")])

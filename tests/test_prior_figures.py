@@ -33,12 +33,12 @@ class Judged(Classifier):
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
-    """A folder in which runs/vqvae_digits is a first stage in its tiny form."""
+    """A folder in which runs/vqvae_digits_cut is a first stage in its tiny form."""
     folder = tmp_path_factory.mktemp("first")
     experiment = load_experiment("vqvae_digits", tiny=True)
     mesh = replace(experiment.mesh, data=1)
     short = replace(experiment, steps=2, log_every=2, mesh=mesh, sample_every=0, metrics=())
-    train(short, folder / "runs" / "vqvae_digits")
+    train(short, folder / "runs" / "vqvae_digits_cut")
     return folder
 
 
@@ -67,8 +67,9 @@ def asked(first, monkeypatch):
 
     for module in (code_priors, latent_diffusion):
         monkeypatch.setattr(module, "made", made)
+        monkeypatch.setattr(module, "run_of", lambda cut: made(cut.experiment, Path("runs/vqvae_digits_cut")))
         monkeypatch.setattr(module, "read", read)
-        monkeypatch.setattr(module, "SAMPLES", 40)
+        monkeypatch.setattr(module, "SAMPLES", {"tiny": 40})
     monkeypatch.setattr(code_priors, "classifier", lambda data: Judged(Fixed(), 0.75))
     monkeypatch.setattr(code_priors, "KEPT", 30)
     return asked
@@ -109,6 +110,7 @@ def test_priors_over_one_first_stage(asked, monkeypatch):
     assert len(figure.axes[1].lines) == 3 + 2
     _, *lines = code_priors.summary(rows)
     assert len(lines) == len(rows)
+    assert code_priors.headline(rows).startswith("transformer ")
     assert lines[3].endswith(f"= {rows[3]['bits_per_dim']:.4f}, of codes a bound")
     assert len({line.index(".", len(names[4]) + 1) for line in lines}) == 1  # a column
 
@@ -116,8 +118,8 @@ def test_priors_over_one_first_stage(asked, monkeypatch):
 def test_every_prior_is_of_the_first_stage_at_hand(asked):
     for name in code_priors.PRIORS:
         folder = code_priors.prior(name, "tiny")
-        assert folder == Path("runs") / f"{name}_digits"
-        assert asked[name]["data"] == replace(load_experiment(name).data, codes="runs/vqvae_digits")
+        assert folder == Path("runs") / f"{name}_cut"
+        assert asked[name]["data"] == replace(load_experiment(name).data, codes="runs/vqvae_digits_cut")
     assert {name for name, changes in asked.items() if "sampler" in changes} == {"vqvae_prior_masked"}
 
 
@@ -128,6 +130,7 @@ def test_latents_beside_pixels(asked, monkeypatch):
     assert [(row["model"], row["numbers"]) for row in rows[2:]] == [("latents", "4x4x4"), ("pixels", "8x8x1")]
     assert [row["network_calls"] for row in rows[2:]] == [3, 3]
     latent_diffusion.draw(rows, Figure())
+    assert "latents " in latent_diffusion.headline(rows)
     assert "same time" not in "\n".join(latent_diffusion.summary(rows))
     rows[3]["training_seconds"] = 106.0
     assert "pixels 1.06 times that of latents" in "\n".join(latent_diffusion.summary(rows))
@@ -140,7 +143,8 @@ def test_both_are_trained_alike(monkeypatch, scale):
     monkeypatch.setattr(latent_diffusion, "made", lambda name, folder, **changes: asked.update(changes) or folder)
     latents = load_experiment("latent_diffusion_mnist")
     run = Trained(latents, latents.model, {}, 0)
-    assert latent_diffusion.pixels(scale, run).name == f"{latent_diffusion.PIXELS[scale][0]}_equal_time"
+    end = "_equal_time" + ("_cut" if scale == "tiny" else "")
+    assert latent_diffusion.pixels(scale, run).name == f"{latent_diffusion.PIXELS[scale][0]}{end}"
     assert all(asked[field] == getattr(latents, field) for field in latent_diffusion.SAME)
     net = asked["model"].net
     assert net.clone(patch=1) == latents.model.net

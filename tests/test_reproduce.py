@@ -1,12 +1,16 @@
-"""reproduce.py: the registry, a figure and a table from start to end, and mistakes."""
+"""reproduce.py: the registry, a figure and a table from start to end, and mistakes; test_all_figures.py is of all."""
 
 import csv
+import re
+from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from experiments.digits_flow import experiment as flow_in_full
 from experiments.digits_flow import tiny as flow
 from experiments.digits_ve import tiny as digits
 from reproductions import (
@@ -18,7 +22,8 @@ from reproductions import (
     reflow,
     score_sde_samplers,
 )
-from reproductions.reproduction import Trained, in_table, load, names
+from reproductions.record import read
+from reproductions.reproduction import Cut, Source, Trained, in_table, load, names
 from tests.scripts import finish, here
 from training.cli import experiment_names
 from training.run import example_batch
@@ -44,10 +49,28 @@ def test_every_entry_is_whole():
     }
     for name in names():
         module = load(name)
-        assert "tiny" in module.SCALES
-        assert {wanted for wanted in module.SCALES.values() if wanted} <= set(experiment_names())
+        assert {"tiny", "small"} <= set(module.SCALES)
+        trained = {wanted.experiment if isinstance(wanted, Cut) else wanted for wanted in module.SCALES.values()}
+        assert trained - {None} <= set(experiment_names())
+        assert isinstance(module.SOURCE, Source)
+        assert module.SOURCE.paper
+        assert module.SOURCE.equation
+        assert all(re.fullmatch(r"\d{4}\.\d{4,5}", one) for one in module.SOURCE.arxiv.split(", ") if one)
         assert callable(module.rows)
         assert callable(module.draw)
+        assert callable(module.headline)
+
+
+def test_a_run_that_is_cut_short_is_one_run():
+    """Modules that cut an experiment short cut it alike, and its run is not that of the whole, nor of the tiny form."""
+    cuts = {}
+    for name in names():
+        for wanted in load(name).SCALES.values():
+            if isinstance(wanted, Cut):
+                assert cuts.setdefault(wanted.experiment, wanted) == wanted, name
+    assert cuts["digits_flow"].steps < flow_in_full.steps
+    with mock.patch("reproductions.reproduction.made", side_effect=lambda name, folder, **_: folder):
+        assert cuts["digits_flow"].made() == Path("runs/digits_flow_cut")
 
 
 def test_the_heat_equation_holds_and_the_solver_follows_it():
@@ -65,6 +88,10 @@ def test_a_figure_and_a_table_are_written(tmp_path):
     with (tmp_path / "sde_forward_backward.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 6
+    record = read(tmp_path, "sde_forward_backward")
+    assert record is not None
+    assert record.command == "python reproduce.py sde_forward_backward --scale tiny"
+    assert record.headline in (tmp_path / "index.html").read_text()
     for row in rows:
         error = 5 / np.sqrt(float(row["samples"]))  # and the SDE's own, of first order in 500 steps
         assert float(row["mean"]) == pytest.approx(float(row["exact_mean"]), abs=error)
@@ -76,7 +103,7 @@ def test_table_1_is_drawn_and_summed_up_from_its_rows():
         {"eta": eta, "steps": steps, "frechet_pixels": 100.0 / steps + k, "frechet_classifier": 50.0 / steps + k}
         | {"paper_fid_cifar10": paper, "seconds": steps / 100}
         for k, eta in enumerate(ddim_table1.SOLVERS, 1)
-        for steps, paper in zip(ddim_table1.STEPS, ddim_table1.PAPER[eta], strict=True)
+        for steps, paper in zip(ddim_table1.ALL_STEPS, ddim_table1.PAPER[eta], strict=True)
     ]
     figure = Figure()
     ddim_table1.draw(rows, figure)
@@ -84,6 +111,9 @@ def test_table_1_is_drawn_and_summed_up_from_its_rows():
     text = "\n".join(ddim_table1.summary(rows))
     assert "DDIM(0) in 20 steps: +445.5 % of its 1000-step figure" in text
     assert "50 steps: 20.0 times as fast as 1000" in text
+    assert ddim_table1.headline(rows).startswith("6.00 in 10 steps, 1.05 in 1000 steps (η = 0); σ̂ in 10: 10.0")
+    text = "\n".join(ddim_table1.summary([row for row in rows if row["steps"] < 1000]))
+    assert "DDIM(0) in 50 steps: +50.0 % of its 100-step figure" in text
 
 
 @pytest.mark.thorough
@@ -102,6 +132,8 @@ def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
     score_sde_samplers.draw(rows, figure)
     assert [len(axes.get_legend_handles_labels()[1]) for axes in figure.axes] == [10, 10, 7]
     assert len(list(score_sde_samplers.summary(rows))) == 1 + len(rows)
+    best = min(row["frechet_classifier"] for row in rows if row["sampler"] == "PC")
+    assert f"PC {best:.2f}" in score_sde_samplers.headline(rows)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +142,10 @@ def test_score_sdes_samplers_are_measured_drawn_and_summed_up(monkeypatch):
         (("ddim_table",), "there is no reproduction 'ddim_table'; did you mean ddim_table1"),
         (("heat_ode", "--run", "runs/x"), "heat_ode takes no --run"),
         (("ddim_table1", "--run", "nowhere"), "nowhere holds no run"),
+        (("glow", "--scale", "large"), "glow has the scales tiny, small, mnist, paper, not large"),
+        (("glow", "--all"), "either a NAME or --all"),
+        (("--all", "--run", "runs/x"), "--all takes no --run"),
+        (("--all", "--scale", "tinny"), "no figure has the scale tinny"),
     ],
 )
 def test_mistakes(arguments, message):
@@ -126,8 +162,8 @@ def test_the_list():
 
 @pytest.mark.thorough
 def test_the_guidance_sweep_is_measured_and_drawn(monkeypatch):
-    monkeypatch.setattr(guidance_sweep, "WEIGHTS", (0.0, 1.0, 3.0, 6.0))
-    monkeypatch.setattr(guidance_sweep, "SAMPLES", 100)
+    monkeypatch.setattr(guidance_sweep, "WEIGHTS", {"tiny": (0.0, 1.0, 3.0, 6.0)})
+    monkeypatch.setattr(guidance_sweep, "SAMPLES", {"tiny": 100})
     rows = list(guidance_sweep.rows("tiny", untrained(flow)))
     assert rows[0]["class_accuracy"] >= 0.97  # of the classifier that judges, on held-out digits
     assert [row["guidance"] for row in rows[1:]] == [0.0, 1.0, 3.0, 6.0]
@@ -136,6 +172,7 @@ def test_the_guidance_sweep_is_measured_and_drawn(monkeypatch):
     figure = Figure()
     guidance_sweep.draw(rows, figure)
     assert len(list(guidance_sweep.summary(rows))) == 1 + len(rows)
+    assert "at scale 3" in guidance_sweep.headline(rows)
 
 
 def test_diversity_is_the_mean_distance_within_a_class():
@@ -155,6 +192,7 @@ def test_edited_images_keep_what_was_measured():
     editing.draw(rows, figure)
     assert len(figure.axes) == 10 * editing.IMAGES
     assert len(list(editing.summary(rows))) == 1 + len(rows)
+    assert "super-resolution" in editing.headline(rows)
 
 
 def test_reflows_ratios_are_those_of_its_rows():
@@ -166,6 +204,7 @@ def test_reflows_ratios_are_those_of_its_rows():
     text = "\n".join(reflow.summary(rows))
     assert "one step after reflow: 0.6000 → 0.0800, better by a factor of 8.0 (at least 6.0 over 2 seeds)" in text
     assert "MeanFlow's one step: 0.6000 → 0.2000, better by a factor of 3.0" in text
+    assert reflow.headline(rows).endswith("two moons: 0.600 before reflow, 0.080 after reflow, 0.200 MeanFlow")
 
 
 def test_reflow_is_drawn_from_its_rows_and_arrays_stay_out_of_the_table():
@@ -191,3 +230,16 @@ def test_few_steps_are_drawn_from_their_rows():
     few_steps.draw(rows, figure)
     assert len(figure.axes[0].lines) == len(few_steps.MODELS) + 1
     assert "shortcut" in "\n".join(few_steps.summary(rows))
+    assert "rectified flow 1.000, reflow 1.000" in few_steps.headline(rows)
+
+
+def test_few_steps_cut_short_stand_on_one_another(monkeypatch):
+    """Teachers are the cut runs, and a doubling comes as often in a cut training as in the whole."""
+    asked = {}
+    monkeypatch.setattr(few_steps, "made", lambda name, folder, **changes: asked.update({name: changes}) or folder)
+    folders = {few_steps.run(name, "tiny") for name in few_steps.MODELS}
+    assert folders == {Path("runs") / f"{name}_cut" for name in few_steps.MODELS}
+    assert asked["toy_distill"]["data"].teacher == "runs/toy_reflow_cut"
+    assert asked["toy_consistency_distillation"]["teacher"] == "runs/toy_flow_cut"
+    assert asked["toy_consistency"]["loss"].doubling == 800 * few_steps.STEPS // 4000
+    assert {changes["steps"] for changes in asked.values()} == {few_steps.STEPS}

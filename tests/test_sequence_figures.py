@@ -117,13 +117,15 @@ def test_gradients_through_time(monkeypatch):
     run = untrained(load_experiment("adding_rnn", tiny=True))
     monkeypatch.setattr(gradient_through_time, "made", lambda *_, **__: None)
     monkeypatch.setattr(gradient_through_time, "read", lambda _: run)
-    for name, value in {"LENGTH": 12, "EXAMPLES": 4, "LAGS": (2, 10), "CELLS": {"lstm": RNN}}.items():
+    small = {"LENGTH": {"tiny": 12}, "EXAMPLES": 4, "LAGS": {"tiny": (2, 10)}, "CELLS": {"lstm": RNN}}
+    for name, value in small.items():
         monkeypatch.setattr(gradient_through_time, name, value)
     rows = list(gradient_through_time.rows("tiny", None))
     assert [row["when"] for row in rows] == ["at the start", "trained"]
     assert rows[0]["norms"][0] == 1.0
     gradient_through_time.draw(rows, Figure())
     assert "at 10" in "\n".join(gradient_through_time.summary(rows))
+    assert "lag 10 over" in gradient_through_time.headline(rows)
 
 
 @pytest.mark.thorough
@@ -135,6 +137,7 @@ def test_maps_of_attention():
         assert row["weights"].shape == (len(row["target"]), len(row["source"]))
         np.testing.assert_allclose(row["weights"].sum(axis=1), 1.0, rtol=1e-5)  # none of it on padding
     attention_maps.draw(rows, Figure())
+    assert "layer 1" in attention_maps.headline(rows)
 
 
 def test_what_is_looked_at_is_what_is_read():
@@ -158,7 +161,8 @@ def test_curves_of_the_four(monkeypatch):
         "TINY": True,
         "TIMES": 2,
         "WINDOWS": 8,
-        "ALL": 8,
+        "PART": {"tiny": 1.0},
+        "ALL": {"tiny": 8},
         "NAMES": ("char_gru", "char_transformer"),
     }.items():
         monkeypatch.setattr(char_models, name, value)
@@ -168,21 +172,23 @@ def test_curves_of_the_four(monkeypatch):
     assert set(in_table(rows[0])) == {"experiment", "seconds", "nats", "bits per character", "perplexity"}
     char_models.draw(rows, Figure())
     assert "writes" in next(char_models.summary(rows))
+    assert char_models.headline(rows).startswith("gru ")
 
 
 @pytest.mark.thorough
 def test_the_cost_of_a_place(monkeypatch):
-    for name, value in {"PLACES": (4, 8), "ROUNDS": 2, "CACHE": 9}.items():
+    for name, value in {"PLACES": {"tiny": (4, 8)}, "ROUNDS": 2, "CACHE": 9}.items():
         monkeypatch.setattr(decode_time, name, value)
     rows = list(decode_time.rows("tiny", None))
     assert [row["place"] for row in rows] == [4, 8, 4, 8]
     assert all(row["ms, from its state"] > 0 for row in rows)
     decode_time.draw(rows, Figure())
+    assert "place 8" in decode_time.headline(rows)
 
 
 @pytest.mark.thorough
 def test_bits_of_pixels(monkeypatch):
-    monkeypatch.setattr(pixel_bits, "made", lambda name: name)
+    monkeypatch.setattr(pixel_bits, "run_of", lambda cut: cut.experiment)
     monkeypatch.setattr(pixel_bits, "read", lambda name: untrained(load_experiment(name, tiny=True)))
     rows = list(pixel_bits.rows("tiny", None))
     bits = {row["model"]: row["bits_per_dim"] for row in rows}
@@ -190,3 +196,4 @@ def test_bits_of_pixels(monkeypatch):
     assert bits["pixel_lstm"] == pytest.approx(math.log2(17), abs=0.3)  # which has learnt nothing
     pixel_bits.draw(rows, Figure())
     assert "±" in list(pixel_bits.summary(rows))[-1]
+    assert "pixel_transformer" in pixel_bits.headline(rows)
