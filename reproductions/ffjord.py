@@ -29,7 +29,7 @@ SCALES = {"tiny": None, "small": None}
 SOURCE = Source(
     paper="FFJORD: Free-form Continuous Dynamics for Scalable Reversible Generative Models",
     arxiv="1810.01367",
-    equation="eq. 3 and 4, figures 1 and 2",
+    equation="§2.2, figures 1 and 2",
 )
 TRAINING = {"tiny": {"steps": 150, "batch_size": 256, **UNSEEN}, "small": {}}  # what a scale changes of the experiment
 DENSITIES: dict[str, Toy] = {"eight_gaussians": EightGaussians(), "two_moons": TwoMoons()}

@@ -25,7 +25,7 @@ from training.picture import grid
 
 CUT = Cut("digits_flow", steps=200)
 SCALES = {"tiny": CUT, "small": "digits_flow", "mnist": "mnist_flow", "paper": "cifar10_dit"}
-SOURCE = Source(paper="Classifier-Free Diffusion Guidance", arxiv="2207.12598", equation="eq. 6, figures 1 and 4")
+SOURCE = Source(paper="Classifier-Free Diffusion Guidance", arxiv="2207.12598", equation="eq. 6")
 ALL_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 WEIGHTS = {"tiny": (0.0, 1.0, 3.0, 6.0)}  # and at other scales all
 SAMPLES = {"tiny": 200}  # and at other scales 2,000

@@ -42,7 +42,7 @@ from training.picture import grid
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(
-    paper="High-Resolution Image Synthesis with Latent Diffusion Models", arxiv="2112.10752", equation="eq. 2, figure 6"
+    paper="High-Resolution Image Synthesis with Latent Diffusion Models", arxiv="2112.10752", equation="§3.2"
 )
 PIXELS = {"small": ("mnist_flow", 4), "tiny": ("digits_flow", 2)}  # experiment, and the patch of as many tokens
 SAME = ("steps", "batch_size", "ema", "optimizer", "loss", "sampler", "remat")  # in both trainings

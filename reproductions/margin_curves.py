@@ -32,7 +32,7 @@ SCALES = {"tiny": None, "small": None}
 SOURCE = Source(
     paper="ArcFace: Additive Angular Margin Loss for Deep Face Recognition",
     arxiv="1801.07698",
-    equation="eq. 4, figure 4b",
+    equation="eq. 3 and 4, figure 4b",
 )
 SIZE = (11, 4.8)
 ALONE: dict[str, Any] = {"start": 0.0, "least": 0.0}  # ψ without the cosine it is annealed from

@@ -5,6 +5,7 @@ one file without scripts, and asks nothing of another host.
 """
 
 import csv
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
@@ -61,7 +62,7 @@ class Entry:
 def write_page(folder: Path, entries: list[Entry]) -> None:
     """index.html, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / "index.html.part"
+    part = folder / f"index.html.{os.getpid()}"  # another figure may be coming to the page, too
     part.write_text(page(folder, entries))
     part.replace(folder / "index.html")
 

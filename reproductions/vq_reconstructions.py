@@ -36,7 +36,7 @@ SCALES = {"tiny": None, "small": None, "mnist": None}
 SOURCE = Source(
     paper="Neural Discrete Representation Learning; Finite Scalar Quantization; SoundStream",
     arxiv="1711.00937, 2309.15505, 2107.03312",
-    equation="eq. 2 and 3; §3.1; §III-C",
+    equation="eq. 3 and app. A.1; §3.1; alg. 1",
 )
 EXPERIMENTS = {  # those that stand in the folder; the others are the first with another bottleneck
     "tiny": {"ema": "vqvae_digits"},
