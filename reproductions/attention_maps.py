@@ -19,7 +19,7 @@ from models.model import Batch, Variables
 from reproductions.reproduction import Cut, Row, Source, Trained
 from training.errors import UserError
 
-SCALES = {"tiny": Cut("transformer_translate", steps=400), "small": "transformer_translate"}
+SCALES = {"tiny": Cut("transformer_translate", steps=300), "small": "transformer_translate"}
 SOURCE = Source(paper="Attention Is All You Need", arxiv="1706.03762", equation="eq. 1, figures 3 to 5")
 SIZE = (12, 6.4)
 CANDIDATES = 50  # held-out sentences, of which the longest is shown

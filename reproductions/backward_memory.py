@@ -35,8 +35,9 @@ MODES: dict[str, dict[str, Any]] = {
     "reversible(8)": {"remat": "reversible(8)"},
     "reversible": {"remat": "reversible"},
 }
-ROUNDS = 3
+ROUNDS = {"tiny": 1, "small": 3}
 SIZE = (10, 4.2)
+LEVELS = (10, 20, 50, 100, 200, 500, 1000)  # MiB that are marked
 
 
 def gradient(depth: int, settings: dict[str, Any]) -> tuple[Any, Any, Any]:
@@ -62,7 +63,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             draw = lambda leaf: jnp.asarray(0.01 * rng.standard_normal(leaf.shape), leaf.dtype)  # noqa: B023, E731
             arguments = jax.tree.map(draw, (params, x))
             seconds = []
-            for _ in range(ROUNDS):
+            for _ in range(ROUNDS[scale]):
                 began = time.perf_counter()
                 jax.block_until_ready(compiled(*arguments))
                 seconds.append(time.perf_counter() - began)
@@ -84,6 +85,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
     depths = sorted({row["layers"] for row in rows})
     left.set_xticks(depths, [str(d) for d in depths])
     left.minorticks_off()
+    low, high = left.get_ylim()
+    left.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [str(v) for v in levels])
     left.legend(fontsize=9)
 
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from metrics.metric import Evaluation
 from metrics.token_likelihood import TokenLikelihood
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source, Trained, shortened
 from training.cli import load_experiment
 from training.mesh import put_batch
 from training.plan import Plan
@@ -32,7 +32,7 @@ SOURCE = Source(
 TAKES_DATA = True
 NAMES = ("char_rnn", "char_lstm", "char_gru", "char_transformer")
 TIMES = 12  # measurements of each run
-PART = {"tiny": 0.06, "small": 1.0}  # of the experiments' steps
+PART = 0.06  # of the experiments' steps, at tiny
 WINDOWS, ALL = 300, {"tiny": 300, "small": 10_000}  # measured on the way, and at the end
 TINY = False  # the experiments' tiny forms
 SIZE = (8, 4.4)
@@ -41,8 +41,9 @@ SIZE = (8, 4.4)
 def curve(name: str, scale: str, data: str) -> tuple[np.ndarray, np.ndarray, dict[str, float], str]:
     """Seconds and nats a character on the way, the measurement at the end, and what the run writes."""
     experiment = load_experiment(name, tiny=TINY)
-    steps = round(PART[scale] * experiment.steps)
-    experiment = replace(experiment, steps=steps, data=replace(experiment.data, path=data)).pinned()
+    experiment = replace(experiment, data=replace(experiment.data, path=data)).pinned()
+    if scale == "tiny":
+        experiment = replace(experiment, **shortened(name, round(PART * experiment.steps)))
     began = time.perf_counter()
     plan = Plan(experiment)
     state, spent = plan.initial(), 0.0

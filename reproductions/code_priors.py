@@ -32,7 +32,7 @@ from metrics.frechet import frechet_distance
 from metrics.metric import Evaluation
 from metrics.two_stage import TwoStageLikelihood
 from models.masked import MaskedModel
-from reproductions.reproduction import UNSEEN, Cut, Row, Source, Trained, in_runs, made, run_of
+from reproductions.reproduction import UNSEEN, Cut, Row, Source, Trained, in_runs, made, run_of, shortened
 from reproductions.reproduction import trained as read
 from samplers.masked import MaskedDecoding
 from samplers.sampler import Sampler
@@ -56,8 +56,8 @@ PRIORS = {
     "vqvae_prior_masked": "masked transformer",
     "latent_diffusion_mnist": "latent diffusion",
 }
-MASKED_STEPS = {"small": (1, 4, 8, 12, 49), "tiny": (1, 2, 4, 16)}  # the last: one code a step
-STEPS = 120  # of a cut training
+MASKED_STEPS = {"small": (1, 4, 8, 12, 49), "tiny": (1, 4, 16)}  # the last: one code a step
+STEPS = 100  # of a cut training
 SAMPLES, KEPT, CLASSES = {"tiny": 300, "small": 1000}, 100, 10
 REAL, RECONSTRUCTED = "real images", "reconstructions"
 SIZE = (14, 4.8)
@@ -69,7 +69,7 @@ def prior(name: str, scale: str) -> Path:
     if scale == "tiny":
         codes = str(in_runs("vqvae_digits", scale))
         data = replace(experiment.data, codes=codes)  # pyright: ignore[reportCallIssue]
-        changes = {"data": data, "steps": STEPS, **UNSEEN}
+        changes = {"data": data, **shortened(name, STEPS), **UNSEEN}
         if isinstance(experiment.sampler, MaskedDecoding):
             changes["sampler"] = replace(experiment.sampler, steps=4)
     replace(experiment, **changes).data.prepare()

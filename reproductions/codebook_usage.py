@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from metrics.reconstruction_error import ReconstructionError
 from models.codebook import EMA, VQ, Codebook
-from reproductions.reproduction import Row, Source, Trained, in_runs, made
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened
 from training.cli import load_experiment
 
 SCALES = {"tiny": None, "small": None, "mnist": None}
@@ -28,8 +28,8 @@ SOURCE = Source(
     equation="eq. 3 and app. A.1; app. B.1",
 )
 # experiment, codes, steps
-WHERE = {"tiny": ("vqvae_digits", 256, 60), "small": ("vqvae_digits", 256, 600), "mnist": ("vqvae_mnist", 512, 500)}
-EVERY = {"tiny": 3, "small": 10, "mnist": 10}  # steps a point of a curve
+WHERE = {"tiny": ("vqvae_digits", 256, 50), "small": ("vqvae_digits", 256, 600), "mnist": ("vqvae_mnist", 512, 500)}
+EVERY = {"tiny": 2, "small": 10, "mnist": 10}  # steps a point of a curve
 VARIANTS: dict[str, Codebook] = {
     "random_restarts": EMA(start="random", restart=0.1),
     "data_restarts": EMA(start="data", restart=0.1),
@@ -65,7 +65,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             base,
             in_runs(f"{base}_usage_{variant}", scale),
             model=replace(model, quantizer=replace(codebook, size=size, width=model.quantizer.width)),
-            steps=steps,
+            **(shortened(base, steps) if scale == "tiny" else {"steps": steps}),
             metrics=(ReconstructionError(),),
             sample_every=0,
             log_every=EVERY[scale],

@@ -14,7 +14,7 @@ from reproductions.reproduction import Cut, Distances, Row, Source, Trained
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 
-SCALES = {"tiny": Cut("digits_ddpm", steps=500), "small": "mnist_mlp", "paper": "cifar10_ddpm"}
+SCALES = {"tiny": Cut("digits_ddpm", steps=400), "small": "mnist_mlp", "paper": "cifar10_ddpm"}
 SOURCE = Source(
     paper="Denoising Diffusion Implicit Models",
     arxiv="2010.02502",

@@ -24,7 +24,7 @@ from metrics.frechet import frechet_distance
 from metrics.kid import kernel_distance
 from metrics.manifold import density_coverage, precision_recall
 from models.flows.flow import Flow
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, trained
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened, trained
 from samplers.sampler import NoSampler
 from training.errors import UserError
 from training.features import features_of
@@ -37,8 +37,7 @@ SOURCE = Source(
     equation="each paper's definition, in the features of an embedder",
 )
 LAST = True  # it looks at what the others have trained
-STEPS = {"tiny": {"steps": 300, **UNSEEN}, "small": {}}  # what a scale changes of the embedder
-EMBEDDER = "mnist_embedder"
+EMBEDDER, STEPS = "mnist_embedder", 250  # of its cut training
 DATA = {"tiny": TFDS(name="mnist", test="test[:3000]"), "small": TFDS(name="mnist")}
 SAMPLES = 1000
 BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations, pixels
@@ -79,7 +78,8 @@ def runs_of(data: Dataset, folder: Path, cut: bool) -> Iterator[Path]:
 
 def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
     data = DATA[scale]
-    features = features_of(str(made(EMBEDDER, in_runs(EMBEDDER, scale), **STEPS[scale])), data)
+    changes = shortened(EMBEDDER, STEPS) | UNSEEN if scale == "tiny" else {}
+    features = features_of(str(made(EMBEDDER, in_runs(EMBEDDER, scale), **changes)), data)
     print(f"features: {features.name}")
     test = data.arrays("test", 10_000)
     x, label = test["x"], test["label"]

@@ -18,7 +18,7 @@ from data.toys import TwoMoons
 from losses.consistency import ConsistencyDistillation, ConsistencyTraining
 from metrics.metric import Evaluation
 from metrics.straightness import Straightness
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened
 from reproductions.reproduction import trained as read
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
@@ -36,7 +36,7 @@ SOURCE = Source(
 )
 CALLS = (1, 2, 4, 8, 16, 32)
 SAMPLES = {"tiny": 5000, "small": 20_000, "paper": 20_000}
-STEPS = 500  # of a cut training
+STEPS = 400  # of a cut training
 SIZE = (8, 5)
 
 
@@ -70,7 +70,7 @@ def run(name: str, scale: str) -> Path:
     if scale != "tiny":
         return made(name)
     experiment = load_experiment(name)
-    changes: dict[str, Any] = {"steps": STEPS, "batch_size": 256, **UNSEEN}
+    changes: dict[str, Any] = {**shortened(name, STEPS), "batch_size": 256, **UNSEEN}
     if isinstance(experiment.data, Reflow):
         teacher = in_runs(Path(experiment.data.teacher).name, scale)
         changes["data"] = replace(experiment.data, teacher=str(teacher), pairs=16_384)

@@ -20,7 +20,7 @@ from PIL import Image
 from data.toys import EightGaussians, Toy, TwoMoons
 from models.flows.cnf import CNF
 from models.flows.flow import Flow
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened
 from reproductions.reproduction import trained as read
 from samplers.flow import FlowSampler
 from samplers.integrators import Adaptive
@@ -31,7 +31,7 @@ SOURCE = Source(
     arxiv="1810.01367",
     equation="§2.2, figures 1 and 2",
 )
-TRAINING = {"tiny": {"steps": 150, "batch_size": 256, **UNSEEN}, "small": {}}  # what a scale changes of the experiment
+STEPS = 120  # of a cut training
 DENSITIES: dict[str, Toy] = {"eight_gaussians": EightGaussians(), "two_moons": TwoMoons()}
 EXAMPLES = {"tiny": 2000, "small": 20_000}
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the flow from noise to data, as it is shown
@@ -60,7 +60,10 @@ def density_at(run: Trained, t: float, side: int) -> np.ndarray:
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     for name, toy in DENSITIES.items():
-        run = read(made("ffjord_toy", in_runs(f"ffjord_toy_{name}", scale), data=toy, **TRAINING[scale]))
+        changes: dict[str, Any] = {"data": toy}
+        if scale == "tiny":
+            changes |= {**shortened("ffjord_toy", STEPS), "batch_size": 256, **UNSEEN}
+        run = read(made("ffjord_toy", in_runs(f"ffjord_toy_{name}", scale), **changes))
         x = toy.sample(jax.random.key(1000), EXAMPLES[scale])
         best = np.asarray(toy.log_prob(x), np.float64)
         model: Any = run.model

@@ -17,7 +17,7 @@ from samplers.flow import FlowSampler, Interpolation
 from training.picture import grid
 
 SCALES: dict[str, str | Cut] = {
-    "tiny": Cut("glow_digits", steps=700),
+    "tiny": Cut("glow_digits", steps=500),
     "small": "glow_digits",
     "mnist": "glow_mnist",
     "paper": "glow_cifar10",

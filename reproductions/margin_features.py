@@ -20,7 +20,7 @@ from data.images import TFDS
 from losses.identification import Identification
 from losses.margin_softmax import ArcFace, ASoftmax, CosFace, LSoftmax, Margin, NormFace
 from metrics.embeddings import embedded
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, trained
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened, trained
 from training.measure import evaluation_of
 
 PANELS: tuple[tuple[str, str, Margin | None], ...] = (  # title, experiment, another margin than its own
@@ -41,11 +41,7 @@ SOURCE = Source(
     arxiv="1612.02295, 1704.08063",
     equation="figure 2 of each",
 )
-# What a scale changes of the experiments.
-TRAINING: dict[str, dict[str, Any]] = {
-    "tiny": {"steps": 150, "data": TFDS(name="mnist", test="test[:2000]")},
-    "small": {},
-}
+STEPS, DATA = 150, TFDS(name="mnist", test="test[:2000]")  # of a cut training
 FEWER = ("softmax", "L-Softmax, m = 2", "ArcFace, m = 0.1", "NormFace", "L-Softmax, m = 4", "ArcFace, m = 0.35")
 SHOWN = 4000  # embeddings drawn of each
 SIZE = (14, 6.6)
@@ -70,8 +66,9 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
         if scale == "tiny" and title not in FEWER:
             continue
         name = f"margin_mnist2d_{name}"
-        other: dict[str, Any] = TRAINING[scale] | ({"loss": Identification(margin=margin)} if margin else {})
-        folder = made(name, in_runs(name + (f"_{_plain(title)}" if margin else ""), scale), **other)
+        changes: dict[str, Any] = {"loss": Identification(margin=margin)} if margin else {}
+        changes |= {**shortened(name, STEPS), "data": DATA} if scale == "tiny" else {}
+        folder = made(name, in_runs(name + (f"_{_plain(title)}" if margin else ""), scale), **changes)
         run, summary = trained(folder), json.loads((folder / "summary.json").read_text())
         model: Any = run.model
         loss: Any = run.experiment.loss

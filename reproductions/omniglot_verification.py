@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from data.verification_pairs import drawn_pairs
 from metrics.embeddings import Verification, embedded
 from metrics.verification import cosines, roc
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, trained
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened, trained
 from training.measure import evaluation_of
 
 MARGINS = (
@@ -30,7 +30,7 @@ SOURCE = Source(
     equation="verification of pairs in ten folds, as on LFW",
     number="LFW: SphereFace 99.42 %, ArcFace 99.83 %",
 )
-STEPS = {"tiny": {"steps": 120}, "small": {}}  # what a scale changes of the experiments
+STEPS = 120  # of a cut training
 COMPARED = {"tiny": ("softmax", "normface", "arcface", "triplet", "supcon"), "small": LOSSES}
 SEEDS = {"tiny": (0,), "small": (0, 1, 2)}
 COLUMNS = ("verification_accuracy", "tar_at_far_0.01", "rank1", "eer")
@@ -43,7 +43,8 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
         found, tars, seconds = [], [], []
         for seed in SEEDS[scale]:
             name = f"margin_omniglot_{loss}"
-            folder = made(name, in_runs(f"{name}_{seed}", scale), seed=seed, **STEPS[scale])
+            changes = shortened(name, STEPS) if scale == "tiny" else {}
+            folder = made(name, in_runs(f"{name}_{seed}", scale), seed=seed, **changes)
             summary = json.loads((folder / "summary.json").read_text())
             found.append([summary[column] for column in COLUMNS])
             seconds.append(summary["seconds"])

@@ -117,10 +117,9 @@ def card(folder: Path, entry: Entry, record: Record) -> str:
         body = f'<p class="bad">It could not be made: {escape(record.error)}</p>'
     else:
         body = "".join(pictures(folder, entry))
-    return (
-        f'<article id="{name}"><h2>{escape(entry.title.rstrip("."))}</h2>\n<p class="soft">{name}</p>\n{body}<dl>{listed}</dl>'
-        f"{'' if record.error else table(folder / f'{entry.name}.csv')}</article>\n"
-    )
+    head = f'<h2>{escape(entry.title.rstrip("."))}</h2>\n<p class="soft">{name}</p>\n'
+    end = "" if record.error else table(folder / f"{entry.name}.csv")
+    return f'<article id="{name}">{head}{body}<dl>{listed}</dl>{end}</article>\n'
 
 
 def link(arxiv: str) -> str:

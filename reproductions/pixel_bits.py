@@ -23,7 +23,7 @@ SOURCE = Source(
     paper="Pixel Recurrent Neural Networks", arxiv="1601.06759", equation="eq. 1: one pixel after another, bits/dim"
 )
 RUNS: dict[str, tuple[str | Cut, ...]] = {
-    "tiny": (Cut("pixel_lstm", steps=80), Cut("pixel_transformer", steps=80)),
+    "tiny": (Cut("pixel_lstm", steps=60), Cut("pixel_transformer", steps=60)),
     "small": ("pixel_lstm", "pixel_transformer"),
 }
 SIZE = (8, 3.2)

@@ -24,7 +24,7 @@ from models.fsq import FSQ
 from models.observation import Gaussian
 from models.quantize import Quantizer
 from models.residual_vq import ResidualVQ
-from reproductions.reproduction import Row, Source, Trained, in_runs, made
+from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened
 from training.cli import load_experiment
 
 SCALES = {"tiny": None, "small": None}
@@ -33,7 +33,7 @@ SOURCE = Source(
     arxiv="1711.00937, 2309.15505, 2107.03312",
     equation="T·log₂ K bits against squared error",
 )
-BASE, STEPS = "vqvae_digits", {"tiny": 80, "small": 800}
+BASE, STEPS = "vqvae_digits", {"tiny": 60, "small": 800}
 SIZES = {"tiny": (4, 64, 1024), "small": (4, 16, 64, 256, 1024)}
 ALL_LEVELS = ((4,), (4, 4), (8, 8), (8, 6, 5), (8, 5, 5, 5))  # products of 4, 16, 64, 240, 1,000
 LEVELS = {"tiny": ALL_LEVELS[::4], "small": ALL_LEVELS}
@@ -61,7 +61,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
             BASE,
             in_runs(f"{BASE}_rate_{name}", scale),
             model=model,
-            steps=STEPS[scale],
+            **(shortened(BASE, STEPS[scale]) if scale == "tiny" else {"steps": STEPS[scale]}),
             metrics=(ReconstructionError(), ReconstructionError(split="train")),
             sample_every=0,
         )

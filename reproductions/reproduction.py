@@ -71,10 +71,19 @@ class Cut:
 
     def made(self) -> Path:
         """Its run, trained to the end if it is not."""
-        return made(self.experiment, in_runs(self.experiment, "tiny"), steps=self.steps, **UNSEEN)
+        changes = shortened(self.experiment, self.steps) | UNSEEN
+        return made(self.experiment, in_runs(self.experiment, "tiny"), **changes)
 
 
-UNSEEN: dict[str, Any] = {"metrics": (), "sample_every": 0}  # what no cut training needs
+UNSEEN: dict[str, Any] = {"metrics": (), "sample_every": 0}  # what a run need not have that nobody looks at by itself
+
+
+def shortened(name: str, steps: int) -> dict[str, Any]:
+    """An experiment's fields in so few steps: its warm-up and its averages are the same part of them."""
+    experiment = load_experiment(name)
+    part = steps / experiment.steps
+    optimizer = replace(experiment.optimizer, warmup=round(part * experiment.optimizer.warmup))
+    return {"steps": steps, "optimizer": optimizer, "ema": max(0.0, 1.0 - (1.0 - experiment.ema) / part)}
 
 
 def in_runs(name: str, scale: str) -> Path:

@@ -34,7 +34,7 @@ from samplers.pc import PC
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.solver import Solver
 
-SCALES = {"tiny": Cut("digits_ve", steps=400), "small": "mnist_ve", "paper": "cifar10_ve"}
+SCALES = {"tiny": Cut("digits_ve", steps=300), "small": "mnist_ve", "paper": "cifar10_ve"}
 SOURCE = Source(
     paper="Score-Based Generative Modeling through Stochastic Differential Equations",
     arxiv="2011.13456",

@@ -26,7 +26,7 @@ from models.fsq import FSQ
 from models.quantize import Bottleneck
 from models.residual_vq import ResidualVQ
 from reproductions.code_priors import FIRST
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, run_of
+from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, run_of, shortened
 from reproductions.reproduction import trained as read
 from samplers.reconstruct import Reconstruct
 from training.cli import load_experiment
@@ -74,7 +74,7 @@ def run(scale: str, kind: str) -> Path:
         return run_of(CUT if scale == "tiny" else own[kind])
     base = own["ema"]
     model: Any = load_experiment(base).model
-    changes: dict[str, Any] = {"steps": CUT.steps, **UNSEEN} if scale == "tiny" else {}
+    changes: dict[str, Any] = {**shortened(base, CUT.steps), **UNSEEN} if scale == "tiny" else {}
     changes["model"] = replace(model, quantizer=others(model.quantizer)[kind])
     return made(base, in_runs(f"{base}_{kind}", scale), **changes)
 

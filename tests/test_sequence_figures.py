@@ -159,9 +159,9 @@ def test_what_is_looked_at_is_what_is_read():
 def test_curves_of_the_four(monkeypatch):
     for name, value in {
         "TINY": True,
+        "PART": 1.0,
         "TIMES": 2,
         "WINDOWS": 8,
-        "PART": {"tiny": 1.0},
         "ALL": {"tiny": 8},
         "NAMES": ("char_gru", "char_transformer"),
     }.items():
