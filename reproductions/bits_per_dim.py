@@ -18,7 +18,6 @@ without compiling. Calls of FFJORD are those of the density's own solve, the mea
 import io
 import json
 import math
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -42,11 +41,17 @@ from metrics.metric import Evaluation
 from metrics.vlb import log_bin_mass
 from models.trace import Exact, Hutchinson
 from reproductions.densities import EXAMPLES, Density, densities, solved
-from reproductions.reproduction import Row, Trained, completed
+from reproductions.record import hardware
+from reproductions.reproduction import Row, Source, Trained, completed
 from reproductions.reproduction import trained as read
 from training import config
 
 SCALES = {"tiny": None, "small": None, "paper": None}
+SOURCE = Source(
+    paper="A note on the evaluation of generative models",
+    arxiv="1511.01844",
+    equation="eq. 4: what a density of dequantised images says of the images",
+)
 DATA = {"tiny": "digits", "small": "digits", "paper": "mnist"}
 TINY_STEPS = 60
 SAMPLES = 1000
@@ -169,11 +174,6 @@ def calls(density: Density, run: Trained, found: dict[str, float], nfe: Any) -> 
     return density.sampler.network_calls() or math.prod(run.experiment.data.shape)
 
 
-def hardware() -> str:
-    kind = jax.devices()[0].device_kind
-    return f"{os.cpu_count()} CPU cores" if kind == "cpu" else f"{jax.device_count()} x {kind}"
-
-
 def table(data: str, steps: int = 0, only: tuple[str, ...] = ()) -> Iterator[Row]:
     """All rows; of those that are not among `only`, where some are named, what has been measured before.
 
@@ -204,6 +204,11 @@ def told(rows: Iterator[Row]) -> Iterator[Row]:
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     yield from table(DATA[scale], TINY_STEPS if scale == "tiny" else 0)
+
+
+def headline(rows: list[Row]) -> str:
+    best = sorted((row for row in rows if "seconds_a_sample" in row), key=lambda row: row["bits_per_dim"])[:3]
+    return "the three best: " + ", ".join(f"{row['model']} {row['bits_per_dim']:.3f} ({row['kind']})" for row in best)
 
 
 def draw(rows: list[Row], figure: Figure) -> None:

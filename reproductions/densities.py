@@ -29,6 +29,7 @@ from models.concatsquash import ConcatSquash
 from models.flows.cnf import CNF
 from models.flows.priors import ClassNormal, Normal
 from models.trace import Hutchinson, Trace
+from reproductions.reproduction import UNSEEN, shortened
 from samplers.adaptive import Dopri5
 from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion
@@ -86,10 +87,15 @@ def without_classes(value: Any) -> Any:
     return value.clone(**changes) if isinstance(value, nn.Module) else replace(value, **changes)
 
 
-def alone(experiment: Experiment, **changes: Any) -> Experiment:
-    """As the table trains it: told no class, no pictures and no numbers on the way."""
-    experiment = replace(experiment, metrics=(), sample_every=0, **changes)
-    return replace(experiment, model=without_classes(experiment.model), loss=without_classes(experiment.loss))
+def alone(experiment: Experiment, steps: int = 0) -> Experiment:
+    """As the table trains it: told no class, in so few steps where some are said, without a look on the way."""
+    cut = shortened(experiment, steps) if steps else {}
+    return replace(
+        experiment,
+        model=without_classes(experiment.model),
+        loss=without_classes(experiment.loss),
+        **{**cut, **UNSEEN},
+    )
 
 
 def solved(model: Any, trace: Trace) -> Any:
@@ -109,11 +115,10 @@ def densities(data: str, steps: int = 0) -> tuple[Density, ...]:
     """The rows of a table in the order of their families.
 
     Args:
-      steps: of training, for all; 0 is each one's own.
+      steps: of training, for all, in folders of their own; 0 is each one's own.
     """
-    cut = {"steps": steps} if steps else {}
-    where = FOLDER / (f"{data}_{steps}_steps" if steps else data)
-    return tuple({"digits": _digits, "mnist": _mnist}[data](where, cut))
+    where = FOLDER / (f"{data}_cut" if steps else data)
+    return tuple({"digits": _digits, "mnist": _mnist}[data](where, steps))
 
 
 def _flow(where: Path, name: str, title: str, of: Experiment, calls: int | None = 1, batch: int = 100) -> Density:
@@ -148,17 +153,16 @@ def _denoisers(where: Path, ddpm: Experiment, rectified: Experiment) -> Iterator
     yield replace(of_ddpm, name="rectified_flow", title="rectified flow", folder=folder, experiment=rectified)
 
 
-def _two_stages(where: Path, first: Experiment, prior: Experiment, cut: dict[str, Any]) -> Density:
-    codes = Codes(codes=str(where / "vqvae"))
+def _two_stages(where: Path, first: Experiment, prior: Experiment) -> Density:
     return Density(
         name="vqvae",
         title="VQ-VAE, transformer prior",
         kind="bound",
         folder=where / "vqvae_prior",
-        experiment=alone(prior, data=codes, **cut),
+        experiment=replace(prior, data=Codes(codes=str(where / "vqvae"))),
         metric=TwoStageLikelihood(examples=EXAMPLES),
         sampler=prior.sampler,
-        needs=((where / "vqvae", alone(first, **cut)),),
+        needs=((where / "vqvae", first),),
     )
 
 
@@ -174,50 +178,45 @@ def _pixels(where: Path, name: str, title: str, experiment: Experiment, metric: 
     )
 
 
-def _digits(where: Path, cut: dict[str, Any]) -> Iterator[Density]:
+def _digits(where: Path, steps: int) -> Iterator[Density]:
     """Scikit-learn's: D = 64, 17 levels, 1,437 to train on and 360 held out."""
-    of = lambda name: alone(load_experiment(name), **cut)  # noqa: E731
+    of = lambda name: alone(load_experiment(name), steps)  # noqa: E731
     yield _flow(where, "nice", "NICE", of("nice_digits"))
     yield _flow(where, "realnvp", "RealNVP", of("realnvp_digits"))
     yield _flow(where, "glow", "Glow", of("glow_digits"))
     yield _flow(where, "tarflow", "TarFlow", of("tarflow_digits"), calls=4 * 15)
     yield _flow(where, "ffjord", "FFJORD", of("ffjord_digits"), calls=None, batch=60)
     yield from _denoisers(where, of("digits_ddpm"), of("digits_flow"))
-    yield _two_stages(where, load_experiment("vqvae_digits"), load_experiment("vqvae_prior_transformer"), cut)
-    tokens = TokenLikelihood(examples=EXAMPLES)
+    yield _two_stages(where, of("vqvae_digits"), of("vqvae_prior_transformer"))
+    tokens, masked = TokenLikelihood(examples=EXAMPLES), MaskedLikelihood(examples=EXAMPLES, draws=64)
     yield _pixels(where, "pixelcnn", "gated PixelCNN", of("pixel_pixelcnn"), tokens)
     yield _pixels(where, "lstm", "pixel LSTM", of("pixel_lstm"), tokens)
     yield _pixels(where, "transformer", "pixel transformer", of("pixel_transformer"), tokens)
-    yield _pixels(
-        where, "masked", "masked transformer", of("pixel_masked"), MaskedLikelihood(examples=EXAMPLES, draws=64)
-    )
+    yield _pixels(where, "masked", "masked transformer", of("pixel_masked"), masked)
 
 
-def _mnist(where: Path, cut: dict[str, Any]) -> Iterator[Density]:
+def _mnist(where: Path, steps: int) -> Iterator[Density]:
     """MNIST: D = 784, 256 levels, 60,000 to train on, 1,000 held out; each row some minutes on two CPU cores.
 
     The experiments' own steps take hours there. Fewer are one schedule of that length, not the beginning of a longer.
     """
-    of = lambda name, **changes: alone(load_experiment(name), **{**changes, **cut})  # noqa: E731
-    yield _flow(where, "nice", "NICE", of("nice_mnist", data=TFDS(name="mnist"), steps=3000))
-    yield _flow(where, "realnvp", "RealNVP", of("realnvp_mnist", steps=500))
-    yield _flow(where, "glow", "Glow", of("glow_mnist", steps=300))
-    yield _flow(where, "tarflow", "TarFlow", of("tarflow_mnist", steps=500), calls=4 * 48)
+
+    def of(name: str, own: int, **changes: Any) -> Experiment:
+        return alone(replace(load_experiment(name), **changes), steps or own)
+
+    yield _flow(where, "nice", "NICE", of("nice_mnist", 3000, data=TFDS(name="mnist")))
+    yield _flow(where, "realnvp", "RealNVP", of("realnvp_mnist", 500))
+    yield _flow(where, "glow", "Glow", of("glow_mnist", 300))
+    yield _flow(where, "tarflow", "TarFlow", of("tarflow_mnist", 500), calls=4 * 48)
     dense = ffjord_mnist.flow(ConcatSquash(width=512), FixedStep(method="rk4", steps=6))
-    yield _flow(
-        where, "ffjord", "FFJORD, dense", of("ffjord_mnist", model=dense, steps=1000, batch_size=128), calls=None
-    )
-    yield from _denoisers(where, of("mnist_mlp", steps=3000), of("mnist_flow", steps=1000))
-    first, prior = load_experiment("vqvae_mnist"), load_experiment("vqvae_prior_transformer")
-    yield _two_stages(where, replace(first, steps=1200), replace(prior, steps=1000), cut)
-    tokens, data = TokenLikelihood(examples=EXAMPLES, batch_size=50), ImageTokens(images=TFDS(name="mnist"))
-    for name, title, steps in (
-        ("pixelcnn", "gated PixelCNN", 500),
-        ("lstm", "pixel LSTM", 800),
-        ("transformer", "pixel transformer", 500),
-    ):
-        experiment = of(f"pixel_{name}", data=data, steps=steps, batch_size=16)
-        if name == "transformer":
-            backbone = experiment.model.backbone.clone(context=784)  # pyright: ignore[reportAttributeAccessIssue]
-            experiment = replace(experiment, model=replace(experiment.model, backbone=backbone))
-        yield _pixels(where, name, title, experiment, tokens)
+    ffjord = of("ffjord_mnist", 1000, model=dense, batch_size=128)
+    yield _flow(where, "ffjord", "FFJORD, dense", ffjord, calls=None)
+    yield from _denoisers(where, of("mnist_mlp", 3000), of("mnist_flow", 1000))
+    yield _two_stages(where, of("vqvae_mnist", 1200), of("vqvae_prior_transformer", 1000))
+    data, tokens = ImageTokens(images=TFDS(name="mnist")), TokenLikelihood(examples=EXAMPLES, batch_size=50)
+    pixels = lambda name, own, **more: of(name, own, data=data, batch_size=16, **more)  # noqa: E731
+    yield _pixels(where, "pixelcnn", "gated PixelCNN", pixels("pixel_pixelcnn", 500), tokens)
+    yield _pixels(where, "lstm", "pixel LSTM", pixels("pixel_lstm", 800), tokens)
+    model: Any = load_experiment("pixel_transformer").model
+    longer = replace(model, backbone=model.backbone.clone(context=784))
+    yield _pixels(where, "transformer", "pixel transformer", pixels("pixel_transformer", 500, model=longer), tokens)

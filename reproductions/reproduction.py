@@ -78,9 +78,9 @@ class Cut:
 UNSEEN: dict[str, Any] = {"metrics": (), "sample_every": 0}  # what a run need not have that nobody looks at by itself
 
 
-def shortened(name: str, steps: int) -> dict[str, Any]:
+def shortened(of: str | Experiment, steps: int) -> dict[str, Any]:
     """An experiment's fields in so few steps: its warm-up and its averages are the same part of them."""
-    experiment = load_experiment(name)
+    experiment = load_experiment(of) if isinstance(of, str) else of
     part = steps / experiment.steps
     optimizer = replace(experiment.optimizer, warmup=round(part * experiment.optimizer.warmup))
     return {"steps": steps, "optimizer": optimizer, "ema": max(0.0, 1.0 - (1.0 - experiment.ema) / part)}
