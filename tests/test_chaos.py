@@ -17,6 +17,7 @@ def test_a_disturbed_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path):
     assert sum(tally.faults.values()) == 4
 
 
+@pytest.mark.thorough
 def test_a_run_of_two_hosts_of_which_one_is_killed_and_one_is_told_to_go(tmp_path):
     tally = chaos(tmp_path, [], ["host", "notice"])
     print("\n".join(tally.lines()))

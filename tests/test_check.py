@@ -30,6 +30,7 @@ def first_failure(solver):
     return next((line.text for line in check(solver, ("vp",)) if not line.passed), None)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("solver", tiers([DPMpp2M(), DDIM(eta=1.0)], first=(DPMpp2M(),)), ids=str)
 def test_right_solvers_pass(solver):
     assert first_failure(solver) is None

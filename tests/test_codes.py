@@ -192,6 +192,7 @@ def test_a_first_stage_that_was_trained_anew_is_refused_and_so_is_its_cache(firs
         Codes(codes=str(other)).arrays("train", 3)
 
 
+@pytest.mark.thorough
 def test_what_is_no_first_stage_is_refused(first, tmp_path):
     with pytest.raises(ValueError, match="code 8 is out of range"):
         Codes(codes=str(first)).shown(np.asarray([[0] * 15 + [8]], np.int32))

@@ -235,6 +235,7 @@ def test_a_table_that_is_not_there(name, message):
         Tabular(name=name).source("train")
 
 
+@pytest.mark.thorough
 @needs("mnist")
 def test_a_part_of_a_split():
     data = TFDS(name="mnist", train="train[:50000]", test="train[50000:]")

@@ -106,6 +106,7 @@ def test_the_head_in_the_state_takes_the_steps_that_the_loss_would_take_of_its_g
     )
 
 
+@pytest.mark.thorough
 def test_a_run_of_eight_devices_goes_on_with_two(tmp_path):
     """A split head is one array: where its rows lie is no part of the checkpoint."""
     folder, update = tmp_path / "run", HeadSGD(learning_rate=0.5)

@@ -298,6 +298,7 @@ def test_a_summary_names_the_features_of_its_numbers(embedder, generator):
     assert "features" not in of_embedder  # none of its metrics is measured in any
 
 
+@pytest.mark.thorough
 def test_numbers_in_different_features_stand_beside_one_another(embedder, generator):
     """evaluate.py: the features are printed, stored, and measured again only in place of themselves."""
     frechet, file = (str(generator), "frechet_distance", "--samples", "70"), generator / "evaluation.json"

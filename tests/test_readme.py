@@ -5,6 +5,8 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 from training.cli import experiment_names, load_experiment, parse, take
 from training.fit import take_wishes
 from training.loop import train
