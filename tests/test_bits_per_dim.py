@@ -130,6 +130,7 @@ def two(monkeypatch):
     monkeypatch.setattr(bits_per_dim, "SAMPLES", 80)
 
 
+@pytest.mark.thorough
 def test_rows_are_trained_once_measured_once_and_drawn(two, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     code, out, err = here("evaluate.py", "--table", "bits_per_dim", "--data", "digits", "--rows", "nice")

@@ -9,6 +9,7 @@ from data.dataset import MalformedDataError, MissingDataError
 from data.folders import FileSource
 from data.pictures import Pictures
 from tests.scripts import here
+from training.cli import load_experiment, parse
 
 
 @pytest.fixture
@@ -64,6 +65,12 @@ def test_what_is_no_folder_of_pictures_is_told(tmp_path):
         Pictures(path="mine", held_out=1.0)
 
 
+def test_they_are_named_on_the_command_line():
+    experiment = parse(load_experiment("digits_ddpm"), ["--data", "pictures", "--data.path", "mine"], "train.py")
+    assert experiment.data == Pictures(path="mine")
+
+
+@pytest.mark.thorough
 def test_an_experiment_takes_them_from_the_command_line(folder, tmp_path):
     flags = ("--data", "pictures", "--data.path", folder, "--data.size", "8", "--workdir", tmp_path / "run")
     code, out, err = here("train.py", "digits_ddpm", "--tiny", *flags)
