@@ -1,4 +1,6 @@
-"""The adding problem: the sum of two marked numbers among 200, by an LSTM (--model.backbone rnn or gru for the others).
+"""The adding problem: the sum of two marked numbers among 200, by an LSTM.
+
+`--model.backbone rnn --model.backbone.width 64`, or gru, for the others.
 
 Hochreiter & Schmidhuber 1997 §5.4: what a network has to keep for a hundred steps decides. Whoever always answers 1 has
 a mean squared error of 1/6.

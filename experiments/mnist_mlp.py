@@ -1,4 +1,4 @@
-"""DDPM on MNIST (TFDS) with a residual MLP: the MNIST that two CPU cores train in twenty minutes.
+"""DDPM on MNIST (TFDS) with a residual MLP: the MNIST that two CPU cores train in half an hour.
 
 Ho et al. 2006.11239 (linear betas, T = 1000) with the settings of digits_ddpm: v-prediction (2202.00512) and
 logit-normal times (2403.03206). `mnist_ddpm` is the U-Net, for a GPU. Measured by `train.py mnist_mlp` (seed 0, 10,000

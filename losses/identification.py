@@ -1,7 +1,7 @@
 """Whose is it: the softmax over all classes, with any margin, that an embedder is trained by.
 
-DeepFace and DeepID call it the identification signal; the losses of losses/metric.py, that compare examples with one
-another, are the verification signal (1406.4773 §3). The equations are those of losses/linear_cross_entropy.py.
+DeepID2 (1406.4773) calls it the identification signal; the losses of losses/metric.py, that compare examples with one
+another, are the verification signal (§3). The equations are those of losses/linear_cross_entropy.py.
 """
 
 from dataclasses import dataclass, field

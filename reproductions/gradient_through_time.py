@@ -62,7 +62,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         changes: dict[str, Any] = {"model": SequenceRegressor(backbone=cls(width=64))}
         if scale == "tiny":
             changes |= {"data": Adding(length=60), **shortened("adding_rnn", STEPS), **UNSEEN}
-        run = read(made("adding_rnn", in_runs(f"adding_{name}", scale), **changes))
+        run = read(made("adding_rnn", in_runs(f"adding_problem_{name}", scale), **changes))
         model: Any = run.model
         fresh = jax.jit(model.init)(named_key(run.experiment.seed, "init"), {"x": x})
         for when, variables in (("at the start", fresh), ("trained", run.variables)):
