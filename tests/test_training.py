@@ -289,9 +289,19 @@ class Exploding(Denoising):
         return result._replace(value=jnp.where(step == self.at, jnp.nan, result.value))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Averaged(Denoising):
+    """Of the batch, where it is to be of each example."""
+
+    def __call__(self, model, variables, key, batch, step):
+        result = super().__call__(model, variables, key, batch, step)
+        return result._replace(value=jnp.mean(result.value))
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
+        ({"loss": Averaged()}, r"Averaged gave a value of shape \[\]; it is one an example, \[32\]"),
         ({"batch_size": 31, "mesh": Mesh(data=8)}, "batch_size=31 does not divide over 8 devices"),
         ({"mesh": Mesh(data=9)}, "mesh.data=9, .* are 9 devices, but there are 8 devices"),
         ({"model": replace(digits.model, net=MLP(num_classes=3))}, "conditioned on 3 classes, but the data has 10"),

@@ -48,6 +48,12 @@ def make_train_step(
     def objective(params: Any, model_state: Any, key: jax.Array, batch: Any, state: TrainState) -> tuple[Any, Any]:
         variables = made_whole({"params": params, "state": model_state}, model.split, but=BLOCKS)
         result = loss(model, variables, key, batch, state.step)
+        examples = jax.tree.leaves(batch)[0].shape[:1]
+        if result.value.shape != examples:
+            raise ValueError(
+                f"{type(loss).__name__} gave a value of shape {list(result.value.shape)}; it is one an example, "
+                f"{list(examples)}, of which a step takes the mean"
+            )
         metrics = {"loss": result.value} | dict(result.metrics)
         value = jnp.mean(result.value)
         if scaling is not None:
