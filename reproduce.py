@@ -14,9 +14,9 @@ from training.errors import Stopped, UserError, run
 USAGE = """Trains what is missing, measures, and writes figures/NAME.png, figures/NAME.csv and figures/index.html, which
 is the page of all figures that are there.
 
-tiny is every figure from trainings cut so short that all of them take some twenty minutes on two CPU cores. small is
-what README and docs show, in minutes to hours; paper has the paper's data and settings and wants a GPU. A run that is
-at hand is named by --run; otherwise one is trained in runs/ and kept.
+tiny is every figure from trainings cut short, small what README and docs show, in minutes to hours; paper has the
+paper's data and settings and wants a GPU. A run that is at hand is named by --run; otherwise one is trained in runs/
+and kept.
 
 --all goes through all names, and on where it was killed; a figure that fails is told on the page, and does not stop the
 others.

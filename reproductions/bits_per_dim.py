@@ -139,10 +139,8 @@ def said(folder: Path) -> Row:
 
 def measured(density: Density, data: str, judge: Judge) -> Row:
     """What is measured once: kept beside the run, with the digest of its parameters, for the next time."""
-    run, runs = (
-        ready(density, data),
-        [said(folder) for folder in (density.folder, *(path for path, _ in density.needs))],
-    )
+    run = ready(density, data)
+    runs = [said(folder) for folder in (density.folder, *(path for path, _ in density.needs))]
     what = config.encode((density.metric, density.sampler))
     of = json.loads(json.dumps({"digest": runs[0]["state_digest"], "what": what}))
     if density.kept.is_file() and (old := json.loads(density.kept.read_text()))["of"] == of:
