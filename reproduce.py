@@ -126,8 +126,9 @@ def told(error: Exception) -> str:
 
 def one(name: str, scale: str, of_run: Path | None, data: str, out: Path) -> None:
     """Measures, and writes table, picture and record."""
-    from reproductions.reproduction import in_table, load, run_of, trained
+    from reproductions.reproduction import in_table, load, run_of
     from training.picture import save_frames
+    from training.trained import trained
 
     module = load(name)
     began = time.perf_counter(), time.process_time()

@@ -8,15 +8,11 @@ Held out is a second such folder, or a random part of the first. `data/folders.p
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from data.arrays import ArraySource
-from data.dataset import Dataset, MalformedDataError, MissingDataError, Source, is_test
-from data.folders import SUFFIXES, FileSource, images_in, read_all
-from data.images import IN_MEMORY
-from data.pixels import to_model_space
+from data.dataset import MalformedDataError, MissingDataError, Source, is_test
+from data.files import SUFFIXES, ImageFiles, images_in
 
 
 def _files(path: str) -> tuple[str, ...]:
@@ -48,37 +44,14 @@ def _splits(data: "Pictures") -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 @lru_cache(maxsize=4)
 def _source(data: "Pictures", test: bool) -> Source:
-    files, flip = _splits(data)[test], data.flip and not test
-    if len(files) * data.size**2 * data.channels > IN_MEMORY:
-        return FileSource(files, None, data.size, data.channels, flip)
-    return ArraySource(read_all(files, data.size, data.channels), None, to_model_space, flip)
+    return data.source_of(_splits(data)[test], None, test)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures(Dataset):
+class Pictures(ImageFiles):
     """Images [size, size, channels] in [−1, 1] of a folder, without labels."""
 
-    path: str
-    test: str = ""  # a second such folder, which is held out; empty: a part of the first is
-    held_out: float = 0.1  # fraction in the test split, where that has no folder of its own
     size: int = 32  # cut to the centred square and resized to size × size
-    channels: Literal[1, 3] = 3  # grey, or red, green and blue
-    flip: bool = False  # mirror half of the training images
-
-    def __post_init__(self) -> None:
-        if not 0.0 < self.held_out < 1.0:
-            raise ValueError(f"held_out={self.held_out} is not between 0 and 1")
-        if self.size < 1:
-            raise ValueError(f"size={self.size} is not positive")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return (self.size, self.size, self.channels)
-
-    @property
-    def bin_width(self) -> float:
-        """8 bits, whatever depth the files have."""
-        return 2.0 / 255.0
 
     def source(self, split: str) -> Source:
         return _source(self, is_test(split))

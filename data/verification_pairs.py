@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from data import units
 from data.dataset import MalformedDataError, MissingDataError
-from data.folders import SUFFIXES, images_in, read_all
+from data.files import SUFFIXES, images_in, read_all
 from data.pixels import to_model_space
 
 
@@ -105,7 +105,7 @@ def read_pairs(path: str | Path, folder: str | Path) -> tuple[tuple[Path, ...], 
     """A list as LFW's pairs.txt, and the files that it names.
 
     The first line is `folds n`, or `n` of one fold. Then come, for each fold, n lines `name i j` of one class, and n
-    lines `name i name j` of two. Image i of a name is folder/name/name_000i, with a suffix of data/folders.py.
+    lines `name i name j` of two. Image i of a name is folder/name/name_000i, with a suffix of data/files.py.
 
     Raises:
       MissingDataError: there is no such list or folder, or an image is not in it; names its line.

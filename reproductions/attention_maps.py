@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from models.backbone import within
 from models.encoder_decoder import EncoderDecoder
 from models.model import Batch, Variables
-from reproductions.reproduction import Cut, Row, Source, Trained
+from reproductions.reproduction import Cut, Row, Source
 from training.errors import UserError
+from training.trained import Trained
 
 SCALES = {"tiny": Cut("transformer_translate", steps=300), "small": "transformer_translate"}
 SOURCE = Source(paper="Attention Is All You Need", arxiv="1706.03762", equation="eq. 1, figures 3 to 5")

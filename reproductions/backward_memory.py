@@ -19,7 +19,8 @@ from models.flows.coupling import Coupling
 from models.flows.permutations import Reverse
 from models.flows.priors import Normal
 from models.flows.stacked import Stacked
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(
@@ -82,8 +83,8 @@ def draw(rows: list[Row], figure: Figure) -> None:
     right.set(xlabel="layers", ylabel="seconds", title="its time", ylim=(0, None))
     for axes in (left, right):
         axes.grid(True, alpha=0.3)
-    depths = sorted({row["layers"] for row in rows})
-    left.set_xticks(depths, [str(d) for d in depths])
+        depths = sorted({row["layers"] for row in rows})
+        axes.set_xticks(depths, [str(d) for d in depths])
     left.minorticks_off()
     low, high = left.get_ylim()
     left.set_yticks(levels := [v for v in LEVELS if low <= v <= high], [str(v) for v in levels])

@@ -9,10 +9,11 @@ stand what needs no learning, as a check of every convention:
     (4)  a Gaussian of full covariance, dequantised
     (5)  PNG of all images as one strip, so that its header is paid once, levels as bytes: a code's length
 
-Gaussians have the moments of the dequantised training split: Δ²/12 is added to variances. Samples are 1,000, clipped to
-[−1, 1] as a picture is; the Fréchet distance is to the test split, precision and recall (metrics/manifold.py) are of as
-many samples as test images, both in the features of metrics/classifier.py. Seconds a sample are of 500 at once,
-without compiling. Calls of FFJORD are those of the density's own solve, the mean over images.
+Gaussians have the moments of the dequantised training split: Δ²/12 is added to variances. The first
+1,000 test images, or all, are measured; samples are 1,000, clipped to [−1, 1] as a picture is; the Fréchet distance is
+to the test split, precision and recall (metrics/manifold.py) are of as many samples as test images, both in the
+features of metrics/classifier.py. Seconds a sample are of 500 at once, without compiling. Calls of FFJORD are those of
+the density's own solve, the mean over images.
 """
 
 import io
@@ -42,9 +43,10 @@ from metrics.vlb import log_bin_mass
 from models.trace import Exact, Hutchinson
 from reproductions.densities import EXAMPLES, Density, densities, solved
 from reproductions.record import hardware
-from reproductions.reproduction import Row, Source, Trained, completed
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import Row, Source, completed
 from training import config
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 SOURCE = Source(
@@ -53,18 +55,17 @@ SOURCE = Source(
     equation="eq. 4: what a density of dequantised images says of the images",
 )
 DATA = {"tiny": "digits", "small": "digits", "paper": "mnist"}
-TINY_STEPS = 60
-SAMPLES = 1000
+TINY_STEPS, TINY_EXAMPLES = 60, 100
 NO_LEARNING = "no learning"
 NAMES = ("bits_per_dim", "vlb_bits_per_dim", "bits_per_dim_bound")  # of the number, by metric
 SIZE = (13, 5.4)
 
 
-def baselines(images: Dataset) -> Iterator[Row]:
-    """Eq. (1)–(5)."""
+def baselines(images: Dataset, examples: int = EXAMPLES) -> Iterator[Row]:
+    """Eq. (1)–(5) of the first test images."""
     data, width = ImageTokens(images=images), images.bin_width or 0.0
     train, test = (data.arrays(split, 60_000)["x"] for split in ("train", "test"))
-    test, dims = test[:EXAMPLES], test.shape[1]
+    test, dims = test[:examples], test.shape[1]
 
     def row(model: str, kind: str, bits: Float[np.ndarray, " n"]) -> Row:
         mean, error = mean_and_error("bits", bits).values()
@@ -119,8 +120,8 @@ class Judge:
         found: Row = {"frechet_classifier": frechet_distance(whole, self.test), "precision": precision}
         return found | {"recall": recall, "not_finite": len(features) - len(whole)}
 
-    def of_training_images(self) -> Row:
-        return {"model": "training images", "family": NO_LEARNING, **self(self.train[:SAMPLES])}
+    def of_training_images(self, n: int) -> Row:
+        return {"model": "training images", "family": NO_LEARNING, **self(self.train[:n])}
 
 
 def ready(density: Density, data: str) -> Trained:
@@ -137,17 +138,17 @@ def said(folder: Path) -> Row:
     return json.loads((folder / "summary.json").read_text()) | {"parameters": parameters}
 
 
-def measured(density: Density, data: str, judge: Judge) -> Row:
+def measured(density: Density, data: str, judge: Judge, samples: int) -> Row:
     """What is measured once: kept beside the run, with the digest of its parameters, for the next time."""
     run = ready(density, data)
     runs = [said(folder) for folder in (density.folder, *(path for path, _ in density.needs))]
-    what = config.encode((density.metric, density.sampler))
+    what = config.encode((density.metric, density.sampler, samples))
     of = json.loads(json.dumps({"digest": runs[0]["state_digest"], "what": what}))
     if density.kept.is_file() and (old := json.loads(density.kept.read_text()))["of"] == of:
         return old["row"]
     found = density.metric(Evaluation(run.model, run.variables, run.experiment.data, lambda n: np.zeros((n, 1))))
     number = next(name for name in NAMES if name in found)
-    drawn, seconds = run.draw(density.sampler, SAMPLES)
+    drawn, seconds = run.draw(density.sampler, samples)
     pictures = np.clip(run.experiment.data.shown(drawn.x), -1.0, 1.0)
     row: Row = {
         **{"model": density.title, "family": density.name, "kind": density.kind},
@@ -156,7 +157,7 @@ def measured(density: Density, data: str, judge: Judge) -> Row:
         "training_seconds": sum(one["seconds"] for one in runs),
         "hardware": hardware(),
         "calls": calls(density, run, found, drawn.nfe),
-        "seconds_a_sample": seconds / SAMPLES,
+        "seconds_a_sample": seconds / samples,
         **judge(judge.features(pictures)),
     }
     config.write_whole(density.kept, json.dumps({"of": of, "row": row}, indent=2) + "\n")
@@ -172,21 +173,22 @@ def calls(density: Density, run: Trained, found: dict[str, float], nfe: Any) -> 
     return density.sampler.network_calls() or math.prod(run.experiment.data.shape)
 
 
-def table(data: str, steps: int = 0, only: tuple[str, ...] = ()) -> Iterator[Row]:
+def table(data: str, only: tuple[str, ...] = (), steps: int = 0, examples: int = EXAMPLES) -> Iterator[Row]:
     """All rows; of those that are not among `only`, where some are named, what has been measured before.
 
     Args:
-      steps: as for `densities`.
       only: names of rows to train and measure; empty: all.
+      steps: as for `densities`.
+      examples: as for `densities`, and as many samples.
     """
-    all_of_them = densities(data, steps)
+    all_of_them = densities(data, steps, examples)
     images = all_of_them[0].experiment.data
-    yield from baselines(images)
+    yield from baselines(images, examples)
     judge = Judge(images)
-    yield judge.of_training_images()
+    yield judge.of_training_images(examples)
     for density in all_of_them:
         if not only or density.name in only or density.kept.is_file():
-            yield measured(density, data, judge)
+            yield measured(density, data, judge, examples)
         else:
             missing = f"python evaluate.py --table bits_per_dim --data {data} --rows {density.name}"
             yield {"model": density.title, "family": density.name, "kind": density.kind, "missing": missing}
@@ -201,7 +203,8 @@ def told(rows: Iterator[Row]) -> Iterator[Row]:
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
-    yield from table(DATA[scale], TINY_STEPS if scale == "tiny" else 0)
+    tiny = scale == "tiny"
+    yield from table(DATA[scale], steps=TINY_STEPS if tiny else 0, examples=TINY_EXAMPLES if tiny else EXAMPLES)
 
 
 def headline(rows: list[Row]) -> str:

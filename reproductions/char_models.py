@@ -17,10 +17,11 @@ from matplotlib.figure import Figure
 
 from metrics.metric import Evaluation
 from metrics.token_likelihood import TokenLikelihood
-from reproductions.reproduction import Row, Source, Trained, shortened
+from reproductions.reproduction import Row, Source, shortened
 from training.cli import load_experiment
 from training.mesh import put_batch
 from training.plan import Plan
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

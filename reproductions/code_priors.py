@@ -32,13 +32,14 @@ from metrics.frechet import frechet_distance
 from metrics.metric import Evaluation
 from metrics.two_stage import TwoStageLikelihood
 from models.masked import MaskedModel
-from reproductions.reproduction import UNSEEN, Cut, Row, Source, Trained, in_runs, made, run_of, shortened
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import UNSEEN, Cut, Row, Source, in_runs, made, run_of, shortened
 from samplers.masked import MaskedDecoding
 from samplers.sampler import Sampler
 from training.cli import load_experiment
 from training.codes import Codes
 from training.picture import grid
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

@@ -18,8 +18,9 @@ from matplotlib.figure import Figure
 
 from metrics.reconstruction_error import ReconstructionError
 from models.codebook import EMA, VQ, Codebook
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened
+from reproductions.reproduction import Row, Source, in_runs, made, shortened
 from training.cli import load_experiment
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None, "mnist": None}
 SOURCE = Source(

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from paths.grids import Leading
-from reproductions.reproduction import Cut, Distances, Row, Source, Trained
+from reproductions.reproduction import Cut, Distances, Row, Source
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
+from training.trained import Trained
 
 SCALES = {"tiny": Cut("digits_ddpm", steps=400), "small": "mnist_mlp", "paper": "cifar10_ddpm"}
 SOURCE = Source(

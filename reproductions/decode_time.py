@@ -16,7 +16,8 @@ from models.backbone import Backbone
 from models.language_model import LanguageModel
 from models.rnn import LSTM
 from models.transformer import Transformer
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(paper="Attention Is All You Need", arxiv="1706.03762", equation="table 1: complexity of a layer")

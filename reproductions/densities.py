@@ -18,10 +18,10 @@ from flax import linen as nn
 from data.image_tokens import ImageTokens
 from data.images import TFDS
 from experiments import ffjord_mnist
+from metrics.examples import OverExamples
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.likelihood import Likelihood
 from metrics.masked_likelihood import MaskedLikelihood
-from metrics.metric import Metric
 from metrics.token_likelihood import TokenLikelihood
 from metrics.two_stage import TwoStageLikelihood
 from metrics.vlb import VLB
@@ -43,7 +43,7 @@ from training.experiment import Experiment
 Kind = Literal["exact", "bound", "estimate"]
 FOLDER = Path("runs") / "bits_per_dim"
 DATA = ("digits", "mnist")
-EXAMPLES = 1000  # of the test split: the first so many or all, in every row
+EXAMPLES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +55,7 @@ class Density:
     kind: Kind
     folder: Path  # of the run, which two rows may share
     experiment: Experiment
-    metric: Metric
+    metric: OverExamples
     sampler: Sampler
     calls: int | None = None  # of the network, one after the other, for a sample; None: as the sampler or solver says
     needs: tuple[tuple[Path, Experiment], ...] = ()  # runs that have to be there first, a first stage
@@ -111,14 +111,16 @@ def solved(model: Any, trace: Trace) -> Any:
     return replace(model, **changes) if changes else model
 
 
-def densities(data: str, steps: int = 0) -> tuple[Density, ...]:
+def densities(data: str, steps: int = 0, examples: int = EXAMPLES) -> tuple[Density, ...]:
     """The rows of a table in the order of their families.
 
     Args:
       steps: of training, for all, in folders of their own; 0 is each one's own.
+      examples: of the test split, the first so many or all, in every row.
     """
     where = FOLDER / (f"{data}_cut" if steps else data)
-    return tuple({"digits": _digits, "mnist": _mnist}[data](where, steps))
+    rows = {"digits": _digits, "mnist": _mnist}[data](where, steps)
+    return tuple(replace(row, metric=replace(row.metric, examples=examples)) for row in rows)
 
 
 def _flow(where: Path, name: str, title: str, of: Experiment, calls: int | None = 1, batch: int = 100) -> Density:
@@ -128,7 +130,7 @@ def _flow(where: Path, name: str, title: str, of: Experiment, calls: int | None 
         kind="bound" if calls else "estimate",
         folder=where / name,
         experiment=of,
-        metric=FlowLikelihood(examples=EXAMPLES, batch_size=batch),
+        metric=FlowLikelihood(batch_size=batch),
         sampler=FlowSampler(),
         calls=calls,
     )
@@ -142,11 +144,11 @@ def _denoisers(where: Path, ddpm: Experiment, rectified: Experiment) -> Iterator
         kind="estimate",
         folder=where / "ddpm",
         experiment=ddpm,
-        metric=Likelihood(examples=EXAMPLES, trace=Hutchinson()),
+        metric=Likelihood(trace=Hutchinson()),
         sampler=by_ode,
     )
     ancestral = Diffusion(solver=DDPM(), steps=1000)
-    bound = VLB(examples=EXAMPLES)
+    bound = VLB()
     yield replace(of_ddpm, name="ddpm_vlb", title="DDPM, bound", kind="bound", metric=bound, sampler=ancestral)
     yield of_ddpm
     folder = where / "rectified_flow"
@@ -160,13 +162,13 @@ def _two_stages(where: Path, first: Experiment, prior: Experiment) -> Density:
         kind="bound",
         folder=where / "vqvae_prior",
         experiment=replace(prior, data=Codes(codes=str(where / "vqvae"))),
-        metric=TwoStageLikelihood(examples=EXAMPLES),
+        metric=TwoStageLikelihood(),
         sampler=prior.sampler,
         needs=((where / "vqvae", first),),
     )
 
 
-def _pixels(where: Path, name: str, title: str, experiment: Experiment, metric: Metric) -> Density:
+def _pixels(where: Path, name: str, title: str, experiment: Experiment, metric: OverExamples) -> Density:
     return Density(
         name=name,
         title=title,
@@ -188,7 +190,7 @@ def _digits(where: Path, steps: int) -> Iterator[Density]:
     yield _flow(where, "ffjord", "FFJORD", of("ffjord_digits"), calls=None, batch=60)
     yield from _denoisers(where, of("digits_ddpm"), of("digits_flow"))
     yield _two_stages(where, of("vqvae_digits"), of("vqvae_prior_transformer"))
-    tokens, masked = TokenLikelihood(examples=EXAMPLES), MaskedLikelihood(examples=EXAMPLES, draws=64)
+    tokens, masked = TokenLikelihood(), MaskedLikelihood(draws=64)
     yield _pixels(where, "pixelcnn", "gated PixelCNN", of("pixel_pixelcnn"), tokens)
     yield _pixels(where, "lstm", "pixel LSTM", of("pixel_lstm"), tokens)
     yield _pixels(where, "transformer", "pixel transformer", of("pixel_transformer"), tokens)
@@ -213,7 +215,7 @@ def _mnist(where: Path, steps: int) -> Iterator[Density]:
     yield _flow(where, "ffjord", "FFJORD, dense", ffjord, calls=None)
     yield from _denoisers(where, of("mnist_mlp", 3000), of("mnist_flow", 1000))
     yield _two_stages(where, of("vqvae_mnist", 1200), of("vqvae_prior_transformer", 1000))
-    data, tokens = ImageTokens(images=TFDS(name="mnist")), TokenLikelihood(examples=EXAMPLES, batch_size=50)
+    data, tokens = ImageTokens(images=TFDS(name="mnist")), TokenLikelihood(batch_size=50)
     pixels = lambda name, own, **more: of(name, own, data=data, batch_size=16, **more)  # noqa: E731
     yield _pixels(where, "pixelcnn", "gated PixelCNN", pixels("pixel_pixelcnn", 500), tokens)
     yield _pixels(where, "lstm", "pixel LSTM", pixels("pixel_lstm", 800), tokens)

@@ -16,12 +16,13 @@ from data.pixels import to_uint8
 from models.model import NULL_LABEL
 from paths.grids import Uniform
 from reproductions.guidance_sweep import CUT
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask, Operator
 from samplers.transforms import Transform
+from training.trained import Trained
 
 SCALES = {"tiny": CUT, "small": "mnist_flow", "paper": "cifar10_dit"}
 SOURCE = Source(

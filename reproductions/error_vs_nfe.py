@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import matplotlib
 from matplotlib.figure import Figure
 
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
 from samplers.catalogue import solvers
 from samplers.check import PATHS, curves
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 SOURCE = Source(

@@ -24,11 +24,12 @@ from metrics.frechet import frechet_distance
 from metrics.kid import kernel_distance
 from metrics.manifold import density_coverage, precision_recall
 from models.flows.flow import Flow
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened, trained
+from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
 from samplers.sampler import NoSampler
 from training.errors import UserError
 from training.features import features_of
 from training.run import Run
+from training.trained import Trained, trained
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

@@ -18,14 +18,15 @@ from data.toys import TwoMoons
 from losses.consistency import ConsistencyDistillation, ConsistencyTraining
 from metrics.metric import Evaluation
 from metrics.straightness import Straightness
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from samplers.jumps import Jumps
 from samplers.measure import sliced_wasserstein
 from training.cli import load_experiment
 from training.reflow import Reflow
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 SOURCE = Source(

@@ -20,10 +20,11 @@ from PIL import Image
 from data.toys import EightGaussians, Toy, TwoMoons
 from models.flows.cnf import CNF
 from models.flows.flow import Flow
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
 from samplers.flow import FlowSampler
 from samplers.integrators import Adaptive
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.metric import Evaluation
 from metrics.neighbours import TwoSampleAccuracy
-from reproductions.reproduction import Cut, Row, Source, Trained
+from reproductions.reproduction import Cut, Row, Source
 from samplers.flow import FlowSampler, Interpolation
 from training.picture import grid
+from training.trained import Trained
 
 SCALES: dict[str, str | Cut] = {
     "tiny": Cut("glow_digits", steps=500),

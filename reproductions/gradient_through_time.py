@@ -21,9 +21,10 @@ from metrics.squared_error import MeanSquaredError
 from models.model import Variables
 from models.regressor import SequenceRegressor
 from models.rnn import GRU, LSTM, RNN
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, shortened
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
 from training.step import named_key
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

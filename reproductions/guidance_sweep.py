@@ -17,11 +17,12 @@ from metrics.features import flat
 from metrics.frechet import frechet_distance
 from metrics.neighbours import squared_distances
 from paths.grids import Uniform
-from reproductions.reproduction import Cut, Row, Source, Trained
+from reproductions.reproduction import Cut, Row, Source
 from samplers.diffusion import Diffusion
 from samplers.guidance import ClassifierFree
 from samplers.heun import Heun
 from training.picture import grid
+from training.trained import Trained
 
 CUT = Cut("digits_flow", steps=200)
 SCALES = {"tiny": CUT, "small": "digits_flow", "mnist": "mnist_flow", "paper": "cifar10_dit"}

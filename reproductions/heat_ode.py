@@ -17,9 +17,10 @@ from matplotlib.figure import Figure
 
 from paths.grids import Knots, between
 from paths.schedules import VE
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
 from samplers.ddim import DDIM
 from samplers.targets import LINE
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 SOURCE = Source(paper="Denoising Diffusion Implicit Models", arxiv="2010.02502", equation="§4.3, eq. 14")

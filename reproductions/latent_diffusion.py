@@ -33,12 +33,13 @@ from reproductions.code_priors import (
     prior,
     references,
 )
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, run_of
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import Row, Source, in_runs, made, run_of
 from samplers.diffusion import Diffusion
 from training.codes import Latents
 from training.mesh import Mesh
 from training.picture import grid
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

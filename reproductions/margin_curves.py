@@ -26,7 +26,8 @@ from losses.margin_softmax import (
     NormFace,
     SphereFace2,
 )
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

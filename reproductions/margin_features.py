@@ -20,8 +20,9 @@ from data.images import TFDS
 from losses.identification import Identification
 from losses.margin_softmax import ArcFace, ASoftmax, CosFace, LSoftmax, Margin, NormFace
 from metrics.embeddings import embedded
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened, trained
+from reproductions.reproduction import Row, Source, in_runs, made, shortened
 from training.measure import evaluation_of
+from training.trained import Trained, trained
 
 PANELS: tuple[tuple[str, str, Margin | None], ...] = (  # title, experiment, another margin than its own
     ("softmax", "softmax", None),

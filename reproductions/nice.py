@@ -11,9 +11,10 @@ from matplotlib.figure import Figure
 
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.metric import Evaluation
-from reproductions.reproduction import Cut, Row, Source, Trained
+from reproductions.reproduction import Cut, Row, Source
 from samplers.flow import AscentInpainting, FlowSampler
 from training.picture import grid
+from training.trained import Trained
 
 SCALES = {"tiny": Cut("nice_mnist", steps=150), "small": "nice_mnist"}
 PAPER = 1980.50

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 from data.verification_pairs import drawn_pairs
 from metrics.embeddings import Verification, embedded
 from metrics.verification import cosines, roc
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened, trained
+from reproductions.reproduction import Row, Source, in_runs, made, shortened
 from training.measure import evaluation_of
+from training.trained import Trained, trained
 
 MARGINS = (
     *("normface", "lsoftmax", "asoftmax", "amsoftmax", "arcface", "combined", "subcentre", "adaface", "magface"),

@@ -24,8 +24,9 @@ from models.fsq import FSQ
 from models.observation import Gaussian
 from models.quantize import Quantizer
 from models.residual_vq import ResidualVQ
-from reproductions.reproduction import Row, Source, Trained, in_runs, made, shortened
+from reproductions.reproduction import Row, Source, in_runs, made, shortened
 from training.cli import load_experiment
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None}
 SOURCE = Source(

@@ -20,8 +20,7 @@ from data.toys import EightGaussians, Toy, TwoMoons
 from metrics.metric import Evaluation
 from metrics.straightness import Straightness
 from reproductions.few_steps import run as cut
-from reproductions.reproduction import Row, Source, Trained, made
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import Row, Source, made
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from samplers.jumps import Jumps
@@ -29,6 +28,8 @@ from samplers.measure import sliced_wasserstein
 from samplers.sampler import Sampler
 from training.cli import load_experiment
 from training.picture import figure_pixels
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 SOURCE = Source(

@@ -17,7 +17,6 @@ left out of the table. Its docstring's first line is what `--list` prints.
 import importlib
 import math
 import pkgutil
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,16 +29,12 @@ from matplotlib.figure import Figure
 import reproductions
 from metrics.classifier import NAME, classifier
 from metrics.frechet import frechet_distance
-from models.model import Model, Variables
-from samplers.sampler import Sampler
 from training.cli import load_experiment
-from training.draw import Drawer, Drawn
 from training.errors import UserError
 from training.experiment import Experiment
 from training.loop import train
-from training.mesh import Mesh
-from training.run import Run, default_condition, example_batch
-from training.step import named_key
+from training.run import Run
+from training.trained import Trained
 
 Row = dict[str, Any]  # column → number, text or, for the figure alone, array
 
@@ -89,26 +84,6 @@ def shortened(of: str | Experiment, steps: int) -> dict[str, Any]:
 def in_runs(name: str, scale: str) -> Path:
     """A run's folder. What `tiny` cuts short has one of its own, and one that `train.py NAME --tiny` does not take."""
     return Path("runs") / (f"{name}_cut" if scale == "tiny" else name)
-
-
-@dataclass(frozen=True)
-class Trained:
-    """A finished run, ready to draw from."""
-
-    experiment: Experiment
-    model: Model
-    variables: Variables
-    step: int
-
-    def draw(
-        self, sampler: Sampler, n: int, condition: Any = None, trajectory: bool = False, variables: Any = None
-    ) -> tuple[Drawn, float]:
-        """n samples, and the seconds it took without compiling. By default all classes in turn."""
-        drawer = Drawer(self.model, sampler, self.experiment.data.shape, Mesh().build(), batch_size=500)
-        began = time.perf_counter()
-        condition = default_condition(self.model, self.experiment.data, n) if condition is None else condition
-        drawn = drawer(variables or self.variables, named_key(0, "sample"), n, condition, trajectory)
-        return drawn, time.perf_counter() - began - drawer.compile_seconds
 
 
 class Distances:
@@ -183,12 +158,3 @@ def completed(experiment: Experiment, folder: Path) -> Path:
 def run_of(wanted: str | Cut) -> Path:
     """The run of what a scale trains."""
     return wanted.made() if isinstance(wanted, Cut) else made(wanted)
-
-
-def trained(folder: Path) -> Trained:
-    """The averaged parameters of a run."""
-    run = Run(folder)
-    experiment = run.experiment()
-    model = experiment.resolved_model()
-    variables, step = run.averaged(model, example_batch(experiment), Mesh().build())
-    return Trained(experiment, model, variables, step)

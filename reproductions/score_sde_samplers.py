@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 
 from models.denoiser import Denoiser
 from paths.grids import Uniform
-from reproductions.reproduction import Cut, Distances, Row, Source, Trained
+from reproductions.reproduction import Cut, Distances, Row, Source
 from samplers.adaptive import Dopri5
 from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion
@@ -33,6 +33,7 @@ from samplers.langevin import Langevin
 from samplers.pc import PC
 from samplers.reverse_diffusion import ReverseDiffusion
 from samplers.solver import Solver
+from training.trained import Trained
 
 SCALES = {"tiny": Cut("digits_ve", steps=300), "small": "mnist_ve", "paper": "cifar10_ve"}
 SOURCE = Source(

@@ -14,12 +14,13 @@ from matplotlib.figure import Figure
 
 from paths.grids import Uniform
 from paths.schedules import VP
-from reproductions.reproduction import Row, Source, Trained
+from reproductions.reproduction import Row, Source
 from samplers.diffusion import solve
 from samplers.heun import Heun
 from samplers.reverse_sde import ReverseSDE
 from samplers.sampler import sample_keys
 from samplers.targets import LINE
+from training.trained import Trained
 
 SCALES = {"tiny": None, "small": None, "paper": None}
 SOURCE = Source(

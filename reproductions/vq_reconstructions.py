@@ -26,11 +26,12 @@ from models.fsq import FSQ
 from models.quantize import Bottleneck
 from models.residual_vq import ResidualVQ
 from reproductions.code_priors import FIRST
-from reproductions.reproduction import UNSEEN, Row, Source, Trained, in_runs, made, run_of, shortened
-from reproductions.reproduction import trained as read
+from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, run_of, shortened
 from samplers.reconstruct import Reconstruct
 from training.cli import load_experiment
 from training.picture import grid
+from training.trained import Trained
+from training.trained import trained as read
 
 SCALES = {"tiny": None, "small": None, "mnist": None}
 SOURCE = Source(

@@ -118,7 +118,7 @@ def two(monkeypatch):
     """A table of two models, in their experiments' tiny forms."""
     whole = {row.name: row for row in densities.densities("digits")}
 
-    def cut(data, steps=0):
+    def cut(data, *_):
         found = []
         for name, experiment in (("nice", "nice_digits"), ("lstm", "pixel_lstm")):
             tiny = densities.alone(load_experiment(experiment, tiny=True))
@@ -126,7 +126,6 @@ def two(monkeypatch):
         return tuple(found)
 
     monkeypatch.setattr(bits_per_dim, "densities", cut)
-    monkeypatch.setattr(bits_per_dim, "SAMPLES", 80)
 
 
 @pytest.mark.thorough
@@ -138,7 +137,7 @@ def test_rows_are_trained_once_measured_once_and_drawn(two, tmp_path, monkeypatc
     [line] = [line for line in out.splitlines() if line.startswith("| NICE |")]
     assert " ± " in line
     assert (tmp_path / "figures" / "bits_per_dim_digits.png").stat().st_size > 10_000
-    rows = list(bits_per_dim.table("digits"))
+    rows = list(bits_per_dim.table("digits", examples=80))
     assert {"NICE", "pixel LSTM", "training images"} < {row["model"] for row in rows}
     lstm = rows[-1]
     assert lstm["calls"] == 64  # a token each
@@ -148,7 +147,7 @@ def test_rows_are_trained_once_measured_once_and_drawn(two, tmp_path, monkeypatc
         raise AssertionError("measured again")
 
     monkeypatch.setattr(bits_per_dim.Trained, "draw", fail)
-    assert list(bits_per_dim.table("digits")) == rows
+    assert list(bits_per_dim.table("digits", examples=80)) == rows
     figure = Figure()
     bits_per_dim.draw(rows, figure)
     assert len(figure.axes) == 2

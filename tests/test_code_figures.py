@@ -18,8 +18,9 @@ from metrics.reconstruction_error import ReconstructionError
 from models.autoencoder import ConvDecoder, ConvEncoder
 from models.quantize import Quantizer
 from reproductions import codebook_usage, rate_distortion, reproduction, vq_reconstructions
-from reproductions.reproduction import Trained, in_table
+from reproductions.reproduction import in_table
 from training.cli import load_experiment
+from training.trained import Trained
 
 HALVES: Any = {
     "encoder": ConvEncoder(width=4, depth=0, reduction=2),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from reproductions import backward_memory, ffjord, flow_bits, glow, nice
+from reproductions import backward_memory, ffjord, glow, nice
 from reproductions.reproduction import in_table
 from tests.conftest import needs, tiers
 from tests.test_reproduce import untrained
@@ -86,14 +86,3 @@ def test_memory_of_backward_passes(monkeypatch):
     backward_memory.draw(rows, Figure())
     assert len(list(backward_memory.summary(rows))) == 5
     assert backward_memory.headline(rows).startswith("16 layers: ")
-
-
-def test_bits_of_the_baselines(monkeypatch):
-    monkeypatch.setattr(flow_bits, "COMPONENTS", {"tiny": (5,)})
-    monkeypatch.setattr(flow_bits, "FLOWS", {"tiny": ()})
-    monkeypatch.setattr(flow_bits, "DRAWS", {"tiny": 1})
-    rows = list(flow_bits.rows("tiny", None))
-    assert all(2.0 < row["bits_per_dim"] < math.log2(17.0) for row in rows)  # below what no model at all has
-    flow_bits.draw(rows, Figure())
-    assert "full covariance" in "\n".join(flow_bits.summary(rows))
-    assert "5 diagonal Gaussians" in flow_bits.headline(rows)

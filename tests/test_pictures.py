@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import pictures
+from data import files, pictures
 from data.dataset import MalformedDataError, MissingDataError
-from data.folders import FileSource
+from data.files import FileSource
 from data.pictures import Pictures
 from tests.scripts import here
 from training.cli import load_experiment, parse
@@ -48,7 +48,7 @@ def test_a_second_folder_is_held_out(folder):
 def test_too_many_to_hold_are_read_as_they_are_asked_for(folder, monkeypatch):
     data = Pictures(path=str(folder), size=6)
     whole = {split: data.arrays(split, 99)["x"] for split in ("train", "test")}
-    monkeypatch.setattr(pictures, "IN_MEMORY", 0)
+    monkeypatch.setattr(files, "IN_MEMORY", 0)
     pictures._source.cache_clear()
     assert isinstance(data.source("train"), FileSource)
     for split, x in whole.items():

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 
 from metrics.classifier import Classifier
 from reproductions import code_priors, latent_diffusion
-from reproductions.reproduction import Trained, in_table, trained
+from reproductions.reproduction import in_table
 from training.cli import load_experiment
 from training.loop import train
 from training.run import example_batch
+from training.trained import Trained, trained
 
 
 class Fixed:

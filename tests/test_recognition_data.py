@@ -9,11 +9,12 @@ import pytest
 from chex import assert_trees_all_equal as same_batches
 from PIL import Image
 
-from data import folders
+from data import files, folders
 from data.arrays import ArraySource, flipped
 from data.dataset import Batches, Dataset, MalformedDataError, MissingDataError, UnknownDataError
 from data.digits import Digits
-from data.folders import FileSource, ImageFolder
+from data.files import FileSource
+from data.folders import ImageFolder
 from data.grouped import Grouped
 from data.omniglot import OmniglotOpenSet, Shifts, shifted
 from data.prototypes import Prototypes
@@ -206,10 +207,10 @@ def test_a_folder_too_large_to_hold_is_decoded_as_it_is_read(animals, monkeypatc
     data = ImageFolder(path=str(animals), size=6, channels=1, flip=True)
     held = data.source("train")
     assert isinstance(held, ArraySource)
-    monkeypatch.setattr(folders, "IN_MEMORY", 36 * 32 - 1)  # there are 32 training images, and 4 held out
+    monkeypatch.setattr(files, "IN_MEMORY", 36 * 32 - 1)  # there are 32 training images, and 4 held out
     folders._source.cache_clear()
     with monkeypatch.context() as patched:
-        patched.setattr(folders, "read_image", None)  # nothing is opened, not for the labels either
+        patched.setattr(files, "read_image", None)  # nothing is opened, not for the labels either
         read, grouped = data.source("train"), Grouped(data=data, each=3).source("train")
     assert isinstance(read, FileSource)
     assert read.threads == grouped.threads == 8

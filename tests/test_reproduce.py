@@ -23,10 +23,11 @@ from reproductions import (
     score_sde_samplers,
 )
 from reproductions.record import read
-from reproductions.reproduction import Cut, Source, Trained, in_table, load, names
+from reproductions.reproduction import Cut, Source, in_table, load, names
 from tests.scripts import finish, here
 from training.cli import experiment_names
 from training.run import example_batch
+from training.trained import Trained
 
 
 def untrained(experiment):

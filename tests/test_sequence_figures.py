@@ -14,7 +14,7 @@ from data.pairs import GeneratedPairs
 from data.tasks import Adding, Reversal
 from models.regressor import SequenceRegressor
 from models.rnn import RNN
-from reproductions import attention_maps, char_models, decode_time, gradient_through_time, pixel_bits
+from reproductions import attention_maps, char_models, decode_time, gradient_through_time
 from reproductions.reproduction import in_table
 from tests.conftest import tiers
 from tests.test_reproduce import untrained
@@ -184,16 +184,3 @@ def test_the_cost_of_a_place(monkeypatch):
     assert all(row["ms, from its state"] > 0 for row in rows)
     decode_time.draw(rows, Figure())
     assert "place 8" in decode_time.headline(rows)
-
-
-@pytest.mark.thorough
-def test_bits_of_pixels(monkeypatch):
-    monkeypatch.setattr(pixel_bits, "run_of", lambda cut: cut.experiment)
-    monkeypatch.setattr(pixel_bits, "read", lambda name: untrained(load_experiment(name, tiny=True)))
-    rows = list(pixel_bits.rows("tiny", None))
-    bits = {row["model"]: row["bits_per_dim"] for row in rows}
-    assert 1.0 < bits["histogram of each place"] < bits["histogram of all pixels"] < math.log2(17)
-    assert bits["pixel_lstm"] == pytest.approx(math.log2(17), abs=0.3)  # which has learnt nothing
-    pixel_bits.draw(rows, Figure())
-    assert "±" in list(pixel_bits.summary(rows))[-1]
-    assert "pixel_transformer" in pixel_bits.headline(rows)

@@ -15,7 +15,7 @@ from PIL import Image
 
 from data.dataset import Batches, MalformedDataError, ReadError
 from data.digits import Digits
-from data.folders import FileSource
+from data.files import FileSource
 from data.images import TFDS
 from data.stream import Stream
 from tests.conftest import needs
