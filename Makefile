@@ -3,7 +3,7 @@
 PYTHON ?= python3
 PIP = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test test-thorough chaos lint clean
+.PHONY: demo test test-thorough test-matrix chaos lint clean
 
 demo: .venv/installed
 	.venv/bin/python train.py digits_ddpm $(DEMO)
@@ -16,6 +16,10 @@ test: .venv/installed-test
 
 test-thorough: .venv/installed-test
 	.venv/bin/python -m pytest -n 2 --dist worksteal -m thorough
+
+# Every Python from 3.11 on that is there, with the oldest and the newest jax; PYTHONS="python3.13" names fewer.
+test-matrix: .venv/installed-test
+	.venv/bin/python -m tests.matrix
 
 chaos: .venv/installed-test
 	.venv/bin/python -m tests.chaos --faults 30
@@ -39,4 +43,4 @@ lint: .venv/installed-test
 	touch $@ .venv/installed
 
 clean:
-	rm -rf .venv runs figures
+	rm -rf .venv .matrix runs figures

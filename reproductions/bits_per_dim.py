@@ -55,7 +55,7 @@ SOURCE = Source(
     equation="eq. 4: what a density of dequantised images says of the images",
 )
 DATA = {"tiny": "digits", "small": "digits", "paper": "mnist"}
-TINY_STEPS, TINY_EXAMPLES = 60, 100
+TINY_STEPS, TINY_EXAMPLES = 20, 80
 NO_LEARNING = "no learning"
 NAMES = ("bits_per_dim", "vlb_bits_per_dim", "bits_per_dim_bound")  # of the number, by metric
 SIZE = (13, 5.4)

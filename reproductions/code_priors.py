@@ -48,7 +48,7 @@ SOURCE = Source(
     equation="§4.2; §3.1 to 3.3; §3.2",
     number="4.67 bits/dim, CIFAR-10 (VQ-VAE)",
 )
-FIRST: dict[str, str | Cut] = {"tiny": Cut("vqvae_digits", steps=200), "small": "vqvae_mnist"}
+FIRST: dict[str, str | Cut] = {"tiny": Cut("vqvae_digits", steps=100), "small": "vqvae_mnist"}
 # experiment → what the figure calls it
 PRIORS = {
     "vqvae_prior_transformer": "transformer",
@@ -57,9 +57,9 @@ PRIORS = {
     "vqvae_prior_masked": "masked transformer",
     "latent_diffusion_mnist": "latent diffusion",
 }
-MASKED_STEPS = {"small": (1, 4, 8, 12, 49), "tiny": (1, 4, 16)}  # the last: one code a step
-STEPS = 100  # of a cut training
-SAMPLES, KEPT, CLASSES = {"tiny": 300, "small": 1000}, 100, 10
+MASKED_STEPS = {"small": (1, 4, 8, 12, 49), "tiny": (1, 4)}  # the last: one code a step
+STEPS = 30  # of a cut training
+SAMPLES, KEPT, CLASSES = {"tiny": 100, "small": 1000}, 100, 10
 REAL, RECONSTRUCTED = "real images", "reconstructions"
 SIZE = (14, 4.8)
 

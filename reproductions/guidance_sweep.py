@@ -24,7 +24,7 @@ from samplers.heun import Heun
 from training.picture import grid
 from training.trained import Trained
 
-CUT = Cut("digits_flow", steps=200)
+CUT = Cut("digits_flow", steps=100)
 SCALES = {"tiny": CUT, "small": "digits_flow", "mnist": "mnist_flow", "paper": "cifar10_dit"}
 SOURCE = Source(paper="Classifier-Free Diffusion Guidance", arxiv="2207.12598", equation="eq. 6")
 ALL_WEIGHTS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)

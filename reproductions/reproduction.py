@@ -100,7 +100,7 @@ class Distances:
         print(f"features: {NAME}, {100 * self.judge.accuracy:.1f} % right on the test split")
         self.train, self.test = data.arrays("train", 60_000)["x"], data.arrays("test", 1000)["x"]
         pixels = math.prod(data.shape)
-        self.samples = 50_000 if scale == "paper" else max(1000, pixels + 1)  # to draw for a figure
+        self.samples = max({"paper": 50_000, "tiny": 400}.get(scale, 1000), pixels + 1)  # to draw for a figure
         self.enough_test_images = len(self.test) > pixels
 
     def __call__(self, x: Float[np.ndarray, "n *s"]) -> Row:
