@@ -92,11 +92,11 @@ class Margin(ABC):
         if self.scale <= 0.0 or self.warmup < 0:
             raise ValueError(f"scale={self.scale} must be above 0 and warmup={self.warmup} at least 0")
 
-    def _hold(self, **conditions: bool) -> None:
-        """Raises a ValueError that names the fields whose condition does not hold."""
-        wrong = [f"{name}={getattr(self, name)}" for name, holds in conditions.items() if not holds]
+    def _hold(self, **needed: tuple[bool, str]) -> None:
+        """Raises a ValueError that names the fields that are not as they have to be, and how that is."""
+        wrong = [f"{name}={getattr(self, name)} must be {how}" for name, (holds, how) in needed.items() if not holds]
         if wrong:
-            raise ValueError(f"{type(self).__name__}: {', '.join(wrong)} makes no margin")
+            raise ValueError(f"{type(self).__name__}: {', '.join(wrong)}")
 
     def plain(self, cos: PerExample, norm: PerExample) -> PerExample:
         """The logit without margin: what every other class has."""
@@ -195,7 +195,7 @@ class CosFace(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(m=0.0 <= self.m < 2.0)
+        self._hold(m=(0.0 <= self.m < 2.0, "in [0, 2)"))
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         return self.scale * (cos - self.risen(step) * self.m)
@@ -220,7 +220,7 @@ class ArcFace(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(m=0.0 <= self.m < np.pi)
+        self._hold(m=(0.0 <= self.m < np.pi, "in [0, π), radians"))
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         return self.scale * _arc(cos, self.risen(step) * self.m, self.beyond)
@@ -236,7 +236,11 @@ class CombinedMargin(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(m1=self.m1 >= 0.0, m2=0.0 <= self.m2 < np.pi, m3=0.0 <= self.m3 < 2.0)
+        self._hold(
+            m1=(self.m1 >= 0.0, "at least 0"),
+            m2=(0.0 <= self.m2 < np.pi, "in [0, π), radians"),
+            m3=(0.0 <= self.m3 < 2.0, "in [0, 2)"),
+        )
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         part = self.risen(step)
@@ -255,7 +259,7 @@ class AdaFace(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(m=0.0 <= self.m < 0.5 * np.pi, h=self.h > 0.0)
+        self._hold(m=(0.0 <= self.m < 0.5 * np.pi, "in [0, π/2), radians"), h=(self.h > 0.0, "above 0"))
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         norm = jax.lax.stop_gradient(norm)
@@ -280,7 +284,11 @@ class MagFace(Margin):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold(low=0.0 < self.low < self.high, m_low=self.m_low >= 0.0, m_high=self.m_high < np.pi)
+        self._hold(
+            low=(0.0 < self.low < self.high, f"above 0 and below high={self.high}"),
+            m_low=(self.m_low >= 0.0, "at least 0"),
+            m_high=(self.m_high < np.pi, "below π, radians"),
+        )
 
     def target(self, cos: PerExample, norm: PerExample, label: Int[Array, " b"], step: Step) -> PerExample:
         a = jnp.clip(norm, self.low, self.high)
@@ -306,7 +314,12 @@ class SphereFace2(Margin):
     def __post_init__(self) -> None:
         super().__post_init__()
         # Its margin is on both sides, of which the others' is the same at every step.
-        self._hold(t=self.t > 0.0, balance=0.0 < self.balance < 1.0, m=self.m >= 0.0, warmup=self.warmup == 0)
+        self._hold(
+            t=(self.t > 0.0, "above 0"),
+            balance=(0.0 < self.balance < 1.0, "between 0 and 1"),
+            m=(self.m >= 0.0, "at least 0"),
+            warmup=(self.warmup == 0, "0"),
+        )
 
     def _g(self, cos: Float[Array, "*s"]) -> Float[Array, "*s"]:
         # Rounding may take a cosine below −1, where a power has no derivative.

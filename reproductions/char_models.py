@@ -32,7 +32,7 @@ SOURCE = Source(
 )
 TAKES_DATA = True
 NAMES = ("char_rnn", "char_lstm", "char_gru", "char_transformer")
-TIMES = 12  # measurements of each run
+TIMES = {"tiny": 4, "small": 12}  # measurements of each run
 PART = 0.02  # of the experiments' steps, at tiny
 WINDOWS, ALL = 300, {"tiny": 300, "small": 10_000}  # measured on the way, and at the end
 TINY = False  # the experiments' tiny forms
@@ -57,7 +57,8 @@ def curve(name: str, scale: str, data: str) -> tuple[np.ndarray, np.ndarray, dic
         assert isinstance(own, TokenLikelihood)
         return replace(own, examples=windows)(evaluation)
 
-    measured_at = {round(i * experiment.steps / TIMES) for i in range(1, TIMES + 1)}
+    times = TIMES[scale]
+    measured_at = {round(i * experiment.steps / times) for i in range(1, times + 1)}
     for step in range(1, experiment.steps + 1):
         state, metrics = plan.train_step(state, put_batch(plan.batches[step - 1], plan.batch_sharding))
         jax.block_until_ready(metrics)

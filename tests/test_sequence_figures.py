@@ -160,7 +160,7 @@ def test_curves_of_the_four(monkeypatch):
     for name, value in {
         "TINY": True,
         "PART": 1.0,
-        "TIMES": 2,
+        "TIMES": {"tiny": 2},
         "WINDOWS": 8,
         "ALL": {"tiny": 8},
         "NAMES": ("char_gru", "char_transformer"),

@@ -89,8 +89,8 @@ def decode(value: Any, where: str = "config") -> Any:
     cls = registry().get(name) if isinstance(name, str) else None
     if cls is None:
         raise UserError(
-            f"{where}: no dataclass {name!r} is known here{nearest(str(name), registry())} (a run made from a file of "
-            "one's own needs that file named again: --experiment FILE)"
+            f"{where}: no dataclass {name!r} is known here; where the run was made from a file of one's own, name that "
+            "file again: --experiment FILE"
         )
     names = field_names(cls)
     given = {key: decode(item, f"{where}.{key}") for key, item in value.items() if key != "type"}

@@ -74,6 +74,10 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
         print(f"{folder} is finished; measuring it again (--restart trains anew)", flush=True)
     elif first:
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
+    if first < experiment.steps and writes():
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        size = f"an epoch of {len(plan.batches.source):,} examples, {parameters:,} parameters"
+        print(f"{folder}: {size}; the first step is being compiled", flush=True)
     if plan.mesh.size > 1:
         shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
         held, whole = bytes_a_device(state), sum(leaf.nbytes for leaf in jax.tree.leaves(state))

@@ -54,6 +54,8 @@ class Stopping:
         if self.caught:
             raise KeyboardInterrupt
         self.caught = signal.Signals(number)
+        # Not print: what is written may have been interrupted in the middle of a line.
+        os.write(2, f"{self.name}: stopping after the step under way; once more stops at once\n".encode())
 
 
 def _term(number: int, frame: Any) -> None:
