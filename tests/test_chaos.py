@@ -9,6 +9,7 @@ from tests.chaos import chaos
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="faults are found by /proc")
 
 
+@pytest.mark.thorough
 def test_a_disturbed_run_ends_in_the_bits_of_an_undisturbed_one(tmp_path):
     """SIGKILL, a full disk, a killed data worker and half a checkpoint, in one run."""
     tally = chaos(tmp_path, ["kill", "disk", "worker", "truncate"], [])

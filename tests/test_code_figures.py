@@ -106,6 +106,7 @@ def test_the_rate_is_equal(scale):
     assert all(replace(model, quantizer=base.quantizer) == base for model in own.values())
 
 
+@pytest.mark.thorough
 def test_reconstructions(monkeypatch, tmp_path):
     stand_in, names = Untrained(tmp_path), vq_reconstructions.NAMES
     monkeypatch.setattr(vq_reconstructions, "NAMES", {kind: names[kind] for kind in ("ae", "vae", "ema", "rvq")})
@@ -134,6 +135,7 @@ def test_reconstructions(monkeypatch, tmp_path):
     assert "residual VQ" in vq_reconstructions.headline(rows)
 
 
+@pytest.mark.thorough
 def test_usage_over_training(monkeypatch, tmp_path):
     def short(name):
         experiment: Any = load_experiment(name, tiny=True)

@@ -79,6 +79,7 @@ def test_codes_are_the_first_stages_and_are_made_once(first, variables, monkeypa
     np.testing.assert_array_equal(data.arrays("test", 50)["x"], arrays["x"])
 
 
+@pytest.mark.thorough
 def test_latents_are_centred_and_scaled_and_decode(first, variables):
     model, found = variables
     data = Latents(codes=str(first))
@@ -137,6 +138,7 @@ def test_two_stages_cost_the_sum_of_their_parts(first, tmp_path):
         TwoStageLikelihood().check(Digits())
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     tiers([*(f"vqvae_prior_{name}" for name in PRIORS), "latent_diffusion_mnist"], first=("vqvae_prior_lstm",)),

@@ -152,6 +152,7 @@ def test_toys_stream_from_the_key():
     assert not np.array_equal(EightGaussians().arrays("test", 50)["x"], EightGaussians().arrays("train", 50)["x"])
 
 
+@pytest.mark.thorough
 @needs("mnist")
 def test_mnist_decodes_right():
     data = TFDS(name="mnist")

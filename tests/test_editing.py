@@ -235,6 +235,7 @@ def run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.thorough
 def test_flags_are_put_in_the_order_that_is_meant(run):
     """Guidance, reconstruction, what bounds, replacement; a threshold takes the place of clipping."""
     tiny = digits_ddpm.tiny

@@ -60,7 +60,7 @@ def state_after(experiment, steps=3):
     ("update", "axis"),
     tiers(
         itertools.product((None, HeadSGD(learning_rate=0.5)), ("", "data")),
-        first=lambda update, axis: (update is None) == (axis == ""),
+        first=lambda update, axis: update is None and axis == "",
     ),
 )
 def test_eight_devices_are_one(update, axis):
@@ -125,6 +125,7 @@ def test_it_learns_and_is_measured(tmp_path):
     assert train(long, tmp_path)["head_accuracy"] > 0.85
 
 
+@pytest.mark.thorough
 def test_a_learned_bias_moves():
     state, losses = state_after(experiment(margin=SphereFace2(scale=8.0), logit_bias=True))
     assert abs(float(state.params["logit_bias"])) > 1e-3
@@ -176,6 +177,7 @@ def test_a_label_that_the_head_has_no_row_for_stops_the_run_before_its_step(tmp_
         train(replace(experiment(), data=NineDigits(), batch_size=128), tmp_path)
 
 
+@pytest.mark.thorough
 def test_one_that_comes_later_stops_the_run_with_what_is_saved(tmp_path):
     run = replace(experiment(steps=50), data=NineDigits(), batch_size=4, checkpoints=Checkpoints(every=1), seed=1)
     message = r"step \d+: label 9 is not among the 9 classes .* stopped, the last good checkpoint is step \d+"
@@ -241,6 +243,7 @@ def test_a_folder_of_faces_is_trained_on(faces, tmp_path):
     Plan(replace(load_experiment("arcface_faces"), batch_size=8, metrics=()))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("axis", tiers(["", "data"], first=("data",)))
 def test_a_part_of_very_many_classes_is_trained_on(axis, tmp_path):
     tiny = load_experiment("partial_fc_synthetic", tiny=True)

@@ -313,7 +313,7 @@ def test_checkpointing_reaches_the_blocks(name):
     assert "remat" not in text("none")
 
 
-@pytest.mark.parametrize("name", ["iresnet", "mlp"])
+@pytest.mark.parametrize("name", tiers(["iresnet", "mlp"], first=("mlp",)))
 def test_dropout_is_of_training_alone_and_follows_its_key(name):
     net = NETS[name]
     variables = made(net)

@@ -44,6 +44,7 @@ def test_a_flow_is_distilled_into_a_consistency_model(tmp_path):
     assert math.isfinite(summary["loss"])
 
 
+@pytest.mark.thorough
 def test_jumps_start_at_zero_and_learn_of_both_times(key):
     """F = 0 at the start; after that it is told t and t − s."""
     model = load_experiment("toy_meanflow", tiny=True).model

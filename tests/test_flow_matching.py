@@ -19,6 +19,7 @@ from samplers.diffusion import Diffusion
 from samplers.euler import Euler
 from samplers.sampler import sample_keys
 from samplers.targets import LINE, PLANE, Mixture
+from tests.conftest import tiers
 from tests.exact import exact
 
 STEP = jnp.zeros((), jnp.int32)
@@ -73,7 +74,7 @@ def test_the_velocity_between_gaussians_is_the_closed_form(path, t):
     np.testing.assert_allclose([b, a + b], at, atol=0.03)
 
 
-@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize("spread", tiers([0.0, 0.5], first=(0.5,)))
 def test_the_velocity_to_a_mixture_is_the_closed_form_bin_by_bin(spread):
     """Mean over a bin within five standard errors; the interpolant's noise widens xₜ and moves the mean with it."""
     t, n, path = 0.4, 400_000, Rectified()
@@ -210,6 +211,7 @@ def test_couplings_keep_the_noise_of_each_class_standard_normal():
             np.testing.assert_allclose(eps.std(0), 1.0, atol=0.08)
 
 
+@pytest.mark.thorough
 def test_a_model_without_classes_is_given_the_assignment_of_the_whole_batch():
     """Labels in the data divide the noise only where the model is told them."""
     data = batch(60, labels=True)

@@ -220,6 +220,7 @@ def test_a_run_begins_from_the_statistics_of_its_first_batches():
     np.testing.assert_allclose(found, -np.log(x.std(axis=0)), rtol=1e-4)
 
 
+@pytest.mark.thorough
 def test_a_checkpoint_and_a_run_that_begins_from_it_keep_what_is_not_trained(run):
     """P and sign(S) of another seed would make L, U and log s mean another matrix."""
     tiny = replace(load_experiment("glow_digits", tiny=True), seed=1, mesh=Mesh(data=1))

@@ -268,6 +268,7 @@ def test_the_metric_gives_both(key):
     assert float(back) == pytest.approx(numbers["bits_per_dim_of_train"], abs=1e-5)
 
 
+@pytest.mark.thorough
 def test_variational_dequantisation_says_its_own_density():
     """−log q against the change of variables of u, and the mean of 1/q over u in the cube: 1."""
     with jax.enable_x64(True):

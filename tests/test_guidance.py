@@ -199,6 +199,7 @@ def test_network_calls_are_those_stated():
         assert sum(calls) / len(KEYS) == sampler.network_calls()
 
 
+@pytest.mark.thorough
 def test_guidance_moves_the_samples_of_an_adaptive_solver_and_counts_its_calls():
     plain, guided = (draw(classes(), *transforms, solver="tsit5") for transforms in ((), (ClassifierFree(scale=1.5),)))
     assert bool(jnp.all(jnp.isfinite(guided.x)))
@@ -319,6 +320,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     }
 
 
+@pytest.mark.thorough
 def test_sample_guides(runs, tmp_path):
     x = {}
     for name, flags, calls in (

@@ -52,6 +52,7 @@ class Coloured(Digits):
         return (12, 9, 3)
 
 
+@pytest.mark.thorough
 def test_the_features_are_those_of_pytorchs_network(tmp_path, monkeypatch):
     """From the name on the command line to the 2048 numbers."""
     file = tmp_path / "weights.pth"

@@ -287,6 +287,7 @@ def test_frequencies_are_the_models():
     np.testing.assert_allclose(jnp.bincount(draw(keys)[:, 0], length=V) / 20_000, expected, atol=0.015)
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("penalty", tiers([0.0, 2.0], first=(2.0,)))
 def test_a_wide_beam_finds_the_best_there_is(penalty):
     """Against all sequences of up to three tokens over three symbols and a stop; 16 beams hold every prefix."""

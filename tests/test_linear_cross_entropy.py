@@ -202,6 +202,7 @@ def test_rows_that_pad_a_head_are_no_classes(axis, mesh):
     close(value_and_slopes(padded, upstream, mesh if axis else None)(x, w), value_and_slopes(few, upstream)(x, w))
 
 
+@pytest.mark.thorough
 def test_a_bias_is_learned_by_a_binary_loss():
     x, w, label, upstream = inputs()
     margin = MARGINS["sphereface2"]

@@ -55,6 +55,7 @@ def planner(request):
     return Planner(DEEP[request.param])
 
 
+@pytest.mark.thorough
 def test_what_is_chosen_fits_and_what_is_cheaper_does_not(planner, monkeypatch):
     monkeypatch.setattr(memory, "CANDIDATES", ("none", "reversible", "full", "nested"))
     needs = planner.table()
@@ -183,6 +184,7 @@ def test_the_command_line(tmp_path, capsys, monkeypatch):
         fitted(digits, tmp_path / "new", False, take_wishes(["--batch-size", "auto", "--memory-limit", "1KiB"]))
 
 
+@pytest.mark.thorough
 def test_the_table(monkeypatch):
     monkeypatch.setattr(memory, "CANDIDATES", ("none", "full"))
     said = lambda experiment, limit: list(  # noqa: E731

@@ -1,6 +1,7 @@
 """Networks: shapes at every size, scan equals loop, checkpointing changes nothing, conditioning, precision, counts."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from models.stack import Stack
 from models.unet import UNet
 from paths.predictions import face
 from paths.schedules import VP, Cosine, Rectified
+from tests.conftest import tiers
 from tests.exact import PATHS, exact
 
 
@@ -45,7 +47,7 @@ def applied(net, params, batch, train=False, dropout=None):
     return net.apply({"params": params}, *batch, train=train, rngs=None if dropout is None else {"dropout": dropout})
 
 
-@pytest.fixture(scope="module", params=NETS, ids=NETS.keys())
+@pytest.fixture(scope="module", params=tiers(list(NETS), first=("mlp", "dit")))
 def net_and_batch(request):
     net, shape = NETS[request.param]
     x = jax.random.normal(jax.random.key(1), (4, *shape))
@@ -108,8 +110,13 @@ def test_bfloat16_computes_in_bfloat16_and_keeps_float32_outside(net_and_batch):
     assert float(jnp.abs(low - full).mean()) < 0.1 * float(jnp.abs(full).mean())
 
 
-@pytest.mark.parametrize("size", [(8, 8), (9, 13), (28, 28), (32, 16)])
-@pytest.mark.parametrize("resample", ["conv", "mean"])
+@pytest.mark.parametrize(
+    ("size", "resample"),
+    tiers(
+        itertools.product([(8, 8), (9, 13), (28, 28), (32, 16)], ["conv", "mean"]),
+        first=lambda size, resample: (size, resample) in (((9, 13), "conv"), ((8, 8), "mean")),
+    ),
+)
 def test_unet_takes_any_size_from_eight(size, resample):
     net = UNet(width=8, multipliers=(1, 2, 2), blocks=1, attention=(7,), resample=resample, scale_shift=False)
     x = jnp.zeros((1, *size, 3))
@@ -217,6 +224,7 @@ def test_dit_puts_patches_back_where_they_were():
     np.testing.assert_array_equal(out[0], np.tile(np.arange(12.0).reshape(2, 2, 3), (2, 3, 1)))
 
 
+@pytest.mark.thorough
 def test_dit_reads_patches_in_the_order_it_writes_them():
     """With attention shut off, a pixel of the answer depends on its own patch alone."""
     net = DiT(width=16, depth=1, heads=2, patch=2)

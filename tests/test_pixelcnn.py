@@ -171,6 +171,7 @@ def test_a_step_costs_the_same_on_a_higher_grid():
     assert texts[0] == texts[1]
 
 
+@pytest.mark.thorough
 def test_a_training_step_reaches_every_parameter(key):
     """With checkpointing as without it."""
     _, batch = case()
@@ -193,6 +194,7 @@ def test_a_training_step_reaches_every_parameter(key):
         jax.tree.map(near, gradients(remat), (value, found))
 
 
+@pytest.mark.thorough
 def test_dropout_is_of_training_alone(key):
     model = replace(MODEL, backbone=NET.clone(dropout=0.5))
     variables, batch = case(model)

@@ -55,7 +55,7 @@ def traced(experiment: Any, precision: str) -> tuple[list[Any], Any, Any]:
     return list(equations(jaxpr.jaxpr)), out, state
 
 
-@pytest.mark.parametrize("name", tiers(list(EXPERIMENTS), first=lambda name: name != "unet"))
+@pytest.mark.parametrize("name", tiers(list(EXPERIMENTS), first=lambda name: name not in ("unet", "glow")))
 def test_products_are_in_half_precision_and_nothing_that_sums(name):
     found, out, state = traced(EXPERIMENTS[name], "bfloat16")
     dtypes = [(e.primitive.name, {getattr(v.aval, "dtype", None) for v in e.outvars}) for e in found]

@@ -116,6 +116,7 @@ def test_priors_over_one_first_stage(asked, monkeypatch):
     assert len({line.index(".", len(names[4]) + 1) for line in lines}) == 1  # a column
 
 
+@pytest.mark.thorough
 def test_every_prior_is_of_the_first_stage_at_hand(asked):
     for name in code_priors.PRIORS:
         folder = code_priors.prior(name, "tiny")

@@ -121,6 +121,7 @@ def test_the_decoders_gradient_reaches_the_encoder_and_no_codebook_but_by_its_ow
         near(slope, weight)  # ∂q/∂z is the identity
 
 
+@pytest.mark.thorough
 def test_the_rotation_turns_each_latent_into_its_code():
     """∂q/∂z is λR: it takes z to e, keeps angles, and stretches by ‖e‖/‖z‖."""
     z, e = (jax.random.normal(jax.random.key(i), (6, 4)) for i in (0, 1))

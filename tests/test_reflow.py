@@ -160,6 +160,7 @@ def test_a_pair_is_the_samplers_own_and_lies_on_the_ode(teacher):
     assert np.abs(drawn["x"] - drawn["noise"]).max() > 0.3, "the teacher moves nothing, and the test shows nothing"
 
 
+@pytest.mark.thorough
 def test_more_pairs_extend_those_that_are_there(teacher):
     reflow(teacher, 32).prepare()
     few = shards(teacher)
@@ -202,6 +203,7 @@ def test_a_damaged_shard_is_drawn_again(teacher, capfd, damage):
     assert capfd.readouterr().out == ""
 
 
+@pytest.mark.thorough
 def test_labels_and_the_test_split_are_the_original_datas(tmp_path):
     net = MLP(width=16, depth=1, num_classes=10)
     conditional = replace(
@@ -340,6 +342,7 @@ def test_wrong_settings_come_before_the_pairs(teacher, tmp_path):
     assert (teacher / "summary.json").exists()
 
 
+@pytest.mark.thorough
 def test_initial_parameters_are_another_runs_average(teacher):
     plan = Plan(replace(ONE, initial=str(teacher)))
     state = plan.initial()
@@ -367,6 +370,7 @@ def jump(own: Denoiser | None) -> Jump:
     return Jump(net=MLP(width=16, depth=2), path=Rectified(), predicts="velocity", teacher=own)
 
 
+@pytest.mark.thorough
 def test_a_models_teacher_is_given_another_runs_average(teacher):
     plan = Plan(replace(ONE, model=jump(toy.model), teacher=str(teacher), precision="bfloat16"))
     state = plan.initial()
@@ -390,6 +394,7 @@ def test_a_models_teacher_is_given_another_runs_average(teacher):
         Plan(replace(ONE, model=jump(toy.model), teacher=str(teacher)))
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_is_handed_nothing(teacher, tmp_path, monkeypatch):
     experiment = replace(ONE, model=jump(toy.model), teacher=str(teacher))
     unbroken = train(experiment, tmp_path / "run")

@@ -74,6 +74,7 @@ def test_a_run_that_is_cut_short_is_one_run():
         assert cuts["digits_flow"].made() == Path("runs/digits_flow_cut")
 
 
+@pytest.mark.thorough
 def test_the_heat_equation_holds_and_the_solver_follows_it():
     rows = list(heat_ode.rows("tiny", None))
     assert rows[-1]["heat_equation_residual"] < 1e-10
@@ -208,6 +209,7 @@ def test_reflows_ratios_are_those_of_its_rows():
     assert reflow.headline(rows).endswith("two moons: 0.600 before reflow, 0.080 after reflow, 0.200 MeanFlow")
 
 
+@pytest.mark.thorough
 def test_reflow_is_drawn_from_its_rows_and_arrays_stay_out_of_the_table():
     arrays = {"states": np.zeros((51, 7, 2)), "one_step": np.zeros((5, 2))}
     numbers = {"straightness": 0.1, "wasserstein_1": 0.1, "wasserstein_of_exact": 0.01}

@@ -128,7 +128,7 @@ def test_no_gradient_flows_past_a_window():
     assert np.all(np.any(of_last[:, 6:], axis=2))
 
 
-@pytest.mark.parametrize("net", tiers(CELLS, first=("relu", "lstm", "gru", "both-ways")))
+@pytest.mark.parametrize("net", tiers(CELLS, first=("lstm", "both-ways")))
 def test_padding_changes_nothing(net):
     variables, x = case(net)
     lengths = jnp.asarray([7, 4, 0])

@@ -14,6 +14,7 @@ from samplers.diffusion import Diffusion, solve
 from samplers.multistep import Multistep, Table
 from samplers.sampler import NoSampler, sample_keys
 from samplers.transforms import Clip, Network
+from tests.conftest import tiers
 from tests.exact import PATHS, denoise, exact
 
 KEYS = sample_keys(jax.random.key(7), jnp.arange(64))
@@ -23,7 +24,7 @@ def draw(model, sampler, keys=KEYS, **kwargs):
     return sampler(model, {"params": {}, "state": {}}, keys, None, (2,), **kwargs)
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
+@pytest.mark.parametrize("path", tiers(PATHS, first=("vp", "ddpm", "rectified")))
 def test_ddim_of_eta_1_is_ddpm_of_the_smaller_variance(path):
     """On the full grid with the same noise: the same table to 1e-9, the same samples to 1e-4 in float32."""
     steps = 1000 if isinstance(path, DDPMLinear) else 200
@@ -89,7 +90,9 @@ def test_a_sample_depends_on_its_key_alone(solver):
     np.testing.assert_allclose(spread, together, atol=1e-5)
 
 
-@pytest.mark.parametrize("path", [VP(), VE(), Cosine(), Rectified()], ids=["vp", "ve", "cosine", "rectified"])
+@pytest.mark.parametrize(
+    "path", tiers({"vp": VP(), "ve": VE(), "cosine": Cosine(), "rectified": Rectified()}, first=("vp", "rectified"))
+)
 def test_every_face_draws_the_same_samples(path):
     """One exact denoiser said as x0, eps, v, velocity and score; from t = 0.99, where all of them are defined."""
     sampler = Diffusion(solver=DDIM(), grid=Uniform(start=0.99), steps=25)

@@ -81,6 +81,7 @@ def differ(a, b):
     return any(np.any(x != y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("accumulate", [1, 4])
 def test_steps_that_overflow_are_not_taken_and_the_scale_halves_until_one_is(accumulate):
     states, rows = steps(replace(HALF, loss=Overflowing(), accumulate=accumulate), 8)

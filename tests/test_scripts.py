@@ -46,6 +46,7 @@ def unbroken(tmp_path_factory) -> str:
     return json.loads((folder / "summary.json").read_text())["state_digest"]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("number", "code"),  # tests/test_chaos.py kills, too
     tiers({"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 0)}, first=("term",)),

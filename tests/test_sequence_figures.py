@@ -140,6 +140,7 @@ def test_maps_of_attention():
     assert "layer 1" in attention_maps.headline(rows)
 
 
+@pytest.mark.thorough
 def test_what_is_looked_at_is_what_is_read():
     """The decoder walked layer by layer, as for the picture, is the decoder."""
     run = untrained(load_experiment("transformer_translate", tiny=True))

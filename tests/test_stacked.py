@@ -121,6 +121,7 @@ def test_a_condition_has_its_gradient_too():
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), expected, found)
 
 
+@pytest.mark.thorough
 def test_glow_is_reversible_as_a_whole():
     """Stacks within factored-out levels, of images."""
     glow = Glow(levels=2, steps=2, conditioner=MLPConditioner(width=6, depth=1))

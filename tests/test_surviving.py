@@ -95,6 +95,7 @@ def test_a_resumed_run_has_counted_all_that_was_skipped(tmp_path):
     assert train(experiment, tmp_path)["skipped"] == 2
 
 
+@pytest.mark.thorough
 def test_a_run_of_nothing_but_such_steps_stops(tmp_path):
     experiment = replace(ONE, loss=Exploding(at=5, until=10**6), on_nan="skip", steps=200, log_every=1000)
     with pytest.raises(Stopped, match=f"step {5 + MOST_SKIPPED + 1}: .*loss is nan.*stopped"):
@@ -142,6 +143,7 @@ def test_replays_mistakes(tmp_path):
     assert (code, "--replay x: this takes a whole number" in err) == (2, True)
 
 
+@pytest.mark.thorough
 def test_two_runs_on_one_folder(tmp_path):
     """The second is refused and told of the first; what a killed run held is free."""
     with (
@@ -189,6 +191,7 @@ class _Vanishing(Source):
         return self.whole.read(records, seed, numbers)
 
 
+@pytest.mark.thorough
 def test_data_that_vanishes_stops_a_run_with_all_its_steps_saved(tmp_path):
     with pytest.raises(
         Stopped, match=r"step 13: batch 12 could not be read: .*No such file.*checkpoint is step 12"

@@ -13,6 +13,7 @@ import training.watchdog
 from experiments.digits_ddpm import tiny as digits
 from experiments.glow_digits import tiny as glow
 from experiments.toy_flow import tiny as toy
+from tests.conftest import tiers
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints
 from training.log import Log
@@ -83,7 +84,7 @@ def test_utilisation_is_the_part_of_all_devices_peaks():
     assert utilisation(4 * 10**12, 10.0, 1e14, 2) == pytest.approx(0.2)
 
 
-@pytest.mark.parametrize("experiment", [digits, glow], ids=["blocks", "bijections"])
+@pytest.mark.parametrize("experiment", tiers({"blocks": digits, "bijections": glow}, first=("blocks",)))
 def test_a_steps_operations_are_the_models_whatever_is_computed_twice_and_wherever(experiment):
     plain = model_flops(Plan(replace(experiment, mesh=Mesh(data=1), remat="none")))
     assert plain > 0

@@ -69,6 +69,7 @@ def test_one_device_equals_eight(experiment):
     assert len(jax.tree.leaves(eight[0].params)[0].sharding.device_set) == 8
 
 
+@pytest.mark.thorough
 def test_what_measures_and_draws_has_no_checkpointing():
     """A reversal by a plan has no forward mode, which a likelihood takes; the run is trained by then."""
     run = replace(PLANNED, steps=1, metrics=(Likelihood(examples=8, batch_size=8),))
@@ -385,6 +386,7 @@ def test_tiny_experiments_run(tmp_path: Path, name):
     assert list((tmp_path / "samples").glob("*.png"))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", tiers(["cifar10_ddpm", "cifar10_ve"], first=("cifar10_ve",)))
 def test_cifar10s_tiny_form_takes_a_step_on_zeros(name):
     """The set itself cannot be embedded; the experiment's step is compiled and run on images of its shape."""

@@ -153,6 +153,7 @@ def test_an_encoder_sees_all_of_its_own_and_no_padding(key):
     assert float(jnp.abs(run(x.at[0, 6, 0].add(1.0), lengths)[0, 0] - h[0, 0]).max()) > 1e-4
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("order", tiers(["pre", "post"], first=("post",)))
 def test_where_a_decoder_looks_is_what_it_reads(order, key):
     """The walk from layer to layer that the picture is drawn from is the decoder; its weights make what is read."""

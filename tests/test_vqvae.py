@@ -152,6 +152,7 @@ def test_of_many_levels_the_probability_is_the_density_of_a_bin():
         near(bins, density + 32 * np.log(2.0 / (levels - 1)), 0.05)
 
 
+@pytest.mark.thorough
 def test_an_autoencoder_and_a_vae_are_the_same_model():
     for bottleneck, coded in ((Plain(width=3), False), (NormalPosterior(width=3), False), (FSQ(levels=(3,)), True)):
         model = VQVAE(**VIT, quantizer=bottleneck, levels=17)
@@ -206,6 +207,7 @@ def test_numbers_of_a_first_stage_are_what_they_say():
     assert found["bits_per_dim_of_equal_codes"] == pytest.approx(16 * 3 / 64)
 
 
+@pytest.mark.thorough
 def test_the_sampler_shows_what_became_of_given_images():
     model = MODELS["vit"]
     variables, x = case(model)
