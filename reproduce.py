@@ -3,8 +3,10 @@
 import argparse
 import ast
 import csv
+import sys
 import time
 import traceback
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,6 +48,11 @@ def main() -> None:
     parser.add_argument("name", nargs="?", metavar="NAME")
     parser.add_argument("--all", action="store_true", help="every figure that the scale has, and the page of them")
     parser.add_argument("--again", action="store_true", help="with --all: those that are made already, too")
+    parser.add_argument(
+        "--at-once",
+        type=int,
+        help="with --all: so many at a time; by default 2 of tiny on CPUs, and else 1",
+    )
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--scale", default="tiny", help="tiny, small, paper, or another that the module has")
     parser.add_argument("--run", type=Path, help="a finished run of the scale's experiment, to be measured as it is")
@@ -65,11 +72,13 @@ def main() -> None:
 
     from training.startup import start
 
+    if options.at_once is not None and (options.at_once < 1 or not options.all):
+        raise UserError("--at-once goes with --all, and is at least 1")
     start()
     if options.all:
         if options.run:
             raise UserError("--all takes no --run: each figure has runs of its own")
-        everything(options.scale, options.data, options.out, options.again)
+        everything(options.scale, options.data, options.out, options.again, options.at_once)
         return
     name = str(options.name)
     module = load(name)
@@ -81,8 +90,8 @@ def main() -> None:
     page(options.out)
 
 
-def everything(scale: str, data: str, out: Path, again: bool) -> None:
-    """All figures that have the scale, one after another; exits with 1 where one could not be made."""
+def everything(scale: str, data: str, out: Path, again: bool, at_once: int | None) -> None:
+    """All figures that have the scale; exits with 1 where one could not be made."""
     import jax
 
     from reproductions import record
@@ -92,30 +101,70 @@ def everything(scale: str, data: str, out: Path, again: bool) -> None:
     chosen = [name for name in names() if scale in load(name).SCALES]
     if not chosen:
         raise UserError(f"no figure has the scale {scale}")
-    chosen.sort(key=lambda name: getattr(load(name), "LAST", False))
-    failed = []
-    for i, name in enumerate(chosen, 1):
-        module = load(name)
-        own = data if getattr(module, "TAKES_DATA", False) else ""
-        found = record.read(out, name)
-        if found and not again and not found.error and found.settings == record.settings_of(module, scale, data=own):
-            print(f"== {name}, {i} of {len(chosen)}: made on {found.date}", flush=True)
-            continue
-        print(f"== {name}, {i} of {len(chosen)}", flush=True)
-        began = time.perf_counter(), time.process_time()
+    own = {name: data if getattr(load(name), "TAKES_DATA", False) else "" for name in chosen}
+    left = []
+    for name in chosen:
+        found, settings = record.read(out, name), record.settings_of(load(name), scale, data=own[name])
+        if found and not again and not found.error and found.settings == settings:
+            print(f"== {name}: made on {found.date}", flush=True)
+        else:
+            left.append(name)
+    if at_once is None:
+        at_once = 2 if scale == "tiny" and jax.default_backend() == "cpu" else 1
+    make = side_by_side if at_once > 1 else in_turn
+    failed, number = [], (f"{i} of {len(left)}" for i in range(1, len(left) + 1))
+    for last in (False, True):
+        some = [name for name in left if getattr(load(name), "LAST", False) == last]
+        for name, began, error in make(some, number, at_once, scale, own, out):
+            if error:
+                failed.append(name)
+                entry(name, scale, None, own[name], began, error=error).write(out, name)
+            page(out)
+    page(out)
+    print(f"{len(chosen) - len(failed)} of {len(chosen)} figures are in {out / 'index.html'}")
+    if failed:
+        exit_with(f"not made: {', '.join(failed)}", 1)
+
+
+Made = Iterator[tuple[str, tuple[float, float], str]]  # name, when it began, and what went wrong
+
+
+def in_turn(names: list[str], number: Iterator[str], at_once: int, scale: str, data: dict[str, str], out: Path) -> Made:
+    """One after another, in this process."""
+    import jax
+
+    for name in names:
+        print(f"== {name}, {next(number)}", flush=True)
+        began, wrong = (time.perf_counter(), time.process_time()), ""
         try:
-            one(name, scale, None, own, out)
+            one(name, scale, None, data[name], out)
         except Exception as error:
             if isinstance(error, BrokenPipeError) or (isinstance(error, Stopped) and error.code != 1):
                 raise  # a signal is for all of them
             traceback.print_exc()
-            failed.append(name)
-            entry(name, scale, None, own, began, error=told(error)).write(out, name)
-        page(out)
+            wrong = told(error)
+        yield name, began, wrong
         jax.clear_caches()  # programs of one figure are of no use to the next, or lie in the cache on the disk
-    print(f"{len(chosen) - len(failed)} of {len(chosen)} figures are in {out / 'index.html'}")
-    if failed:
-        exit_with(f"not made: {', '.join(failed)}", 1)
+
+
+def side_by_side(
+    names: list[str], number: Iterator[str], at_once: int, scale: str, data: dict[str, str], out: Path
+) -> Made:
+    """So many at a time, each in a process of its own; what it says is in NAME.log beside its figure."""
+    from reproductions.processes import ended
+
+    def command(name: str) -> list[str]:
+        words = [sys.executable, str(Path(__file__).resolve()), name, "--scale", scale, "--out", str(out)]
+        return [*words, "--data", data[name]] if data[name] else words
+
+    out.mkdir(parents=True, exist_ok=True)
+    print(f"{len(names)} figures, {at_once} at a time; what each says is in {out}/NAME.log", flush=True)
+    began = time.perf_counter(), time.process_time()
+    for figure in ended(names, at_once, command, out):
+        last = figure.said[-1] if figure.said else f"exit status {figure.code}"
+        ours = last if figure.code else next((line for line in figure.said if line.startswith("ours: ")), last)
+        print(f"== {figure.name}, {next(number)}, {time.perf_counter() - began[0]:.0f} s: {ours}", flush=True)
+        yield figure.name, began, last.removeprefix("error: ") if figure.code else ""
 
 
 def told(error: Exception) -> str:

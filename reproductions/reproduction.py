@@ -125,7 +125,8 @@ class Reproduction(Protocol):
     def headline(self, rows: list[Row]) -> str: ...
 
 
-HELPERS = ("densities", "page", "record", "reproduction")  # modules of the folder that are no reproductions
+# Modules of the folder that are no reproductions.
+HELPERS = ("densities", "page", "processes", "record", "reproduction")
 
 
 def names() -> list[str]:

@@ -2,15 +2,19 @@
 
 import html.parser
 import json
+import sys
+import time
 from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
 from reproductions import page, record, reproduction
+from reproductions.processes import ended
 from reproductions.reproduction import Source
 from tests.scripts import here
 from training.errors import Stopped
+from training.lock import BUSY
 
 VOID = {"img", "meta"}
 RECORD = record.Record(
@@ -88,7 +92,7 @@ def parsed(folder):
 
 
 def test_all_are_drawn_and_stand_on_one_page(stubs, tmp_path):
-    code, out, _ = here("reproduce.py", "--all", "--out", tmp_path)
+    code, out, _ = here("reproduce.py", "--all", "--at-once", "1", "--out", tmp_path)
     assert code == 0
     assert "2 of 2 figures are in" in out
     tags = parsed(tmp_path)
@@ -104,11 +108,11 @@ def test_all_are_drawn_and_stand_on_one_page(stubs, tmp_path):
 
 
 def test_what_is_made_is_not_made_again(stubs, tmp_path):
-    everything = ("reproduce.py", "--all", "--out", tmp_path)
+    everything = ("reproduce.py", "--all", "--at-once", "1", "--out", tmp_path)
     here(*everything)
     code, out, _ = here(*everything)
     assert (code, count(stubs)) == (0, {"one": 1, "two": 1})
-    assert "one, 1 of 2: made on " in out
+    assert "== one: made on " in out
     stubs["two"].STEPS = 7  # another setting of the module
     here(*everything)
     assert count(stubs) == {"one": 1, "two": 2}
@@ -132,7 +136,7 @@ def test_one_figure_is_always_measured_and_comes_to_the_page(stubs, tmp_path):
 
 def test_one_that_fails_stops_no_other(stubs, tmp_path):
     stubs["one"] = module("one", error=ValueError("no <numbers>\nat all"))
-    code, out, err = here("reproduce.py", "--all", "--out", tmp_path)
+    code, out, err = here("reproduce.py", "--all", "--at-once", "1", "--out", tmp_path)
     assert (code, count(stubs)) == (1, {"one": 1, "two": 1})
     assert "1 of 2 figures are in" in out
     assert err.endswith("error: not made: one\n")
@@ -140,26 +144,26 @@ def test_one_that_fails_stops_no_other(stubs, tmp_path):
     assert "It could not be made: ValueError: no <numbers>" in text
     assert "one (failed)" in text
     stubs["one"].rows = lambda scale, trained: iter([{"value": 1.0}])  # mended
-    code, _, _ = here("reproduce.py", "--all", "--out", tmp_path)
+    code, _, _ = here("reproduce.py", "--all", "--at-once", "1", "--out", tmp_path)
     assert (code, count(stubs)["two"]) == (0, 1)
     assert "could not be made" not in parsed(tmp_path).text
 
 
 def test_a_signal_is_for_all_of_them(stubs, tmp_path):
     stubs["one"] = module("one", error=Stopped("SIGTERM: saved step 3", 143))
-    code, _, _ = here("reproduce.py", "--all", "--out", tmp_path)
+    code, _, _ = here("reproduce.py", "--all", "--at-once", "1", "--out", tmp_path)
     assert (code, count(stubs)) == (143, {"one": 1, "two": 0})
 
 
 def test_those_that_look_at_other_runs_come_last(stubs, tmp_path):
     stubs["one"].LAST = True
-    _, out, _ = here("reproduce.py", "--all", "--out", tmp_path)
+    _, out, _ = here("reproduce.py", "--all", "--at-once", "1", "--out", tmp_path)
     assert out.index("== two, 1 of 2") < out.index("== one, 2 of 2")
 
 
 def test_a_text_is_for_those_that_read_it(stubs, tmp_path):
     stubs["one"].TAKES_DATA = True
-    code, _, _ = here("reproduce.py", "--all", "--data", "my.txt", "--out", tmp_path)
+    code, _, _ = here("reproduce.py", "--all", "--at-once", "1", "--data", "my.txt", "--out", tmp_path)
     assert code == 0
     assert stubs["one"].measured == [("tiny", {"data": "my.txt"})]
     assert stubs["two"].measured == [("tiny", {})]
@@ -203,3 +207,24 @@ def test_the_page_of_nothing_and_of_one_that_moves(tmp_path):
 @pytest.mark.parametrize(("cell", "shown"), [("1.23456", "1.235"), ("-12345", "-12345"), ("1e-9", "1e-09"), ("σ̂", "σ̂")])
 def test_numbers_are_shown_to_four_places(cell, shown):
     assert page.short(cell) == shown
+
+
+def test_figures_at_once_wait_for_a_run_that_another_trains_and_stop_with_their_caller(tmp_path):
+    first = tmp_path / "done"
+    programs = {
+        "first": f"import time, pathlib; time.sleep(1.0); pathlib.Path({str(first)!r}).touch(); print('ours: 1')",
+        "second": f"import sys, pathlib; pathlib.Path({str(first)!r}).exists() or sys.exit('runs/x {BUSY} process 7')",
+        "third": "import sys; sys.exit('error: no such thing')",
+    }
+    command = lambda name: [sys.executable, "-c", programs[name]]  # noqa: E731
+    found = {figure.name: figure for figure in ended(list(programs), 2, command, tmp_path)}
+    assert {name: figure.code for name, figure in found.items()} == {"first": 0, "second": 0, "third": 1}
+    assert found["first"].said == ["ours: 1"]
+    assert found["third"].said == ["error: no such thing"]
+
+    programs = {"quick": "pass", "long": f"import time; time.sleep(2.0); open({str(tmp_path / 'went on')!r}, 'w')"}
+    going = ended(list(programs), 2, command, tmp_path)
+    assert next(going).name == "quick"
+    going.close()
+    time.sleep(2.5)
+    assert not (tmp_path / "went on").exists()

@@ -17,6 +17,7 @@ from pathlib import Path
 from training.errors import UserError
 
 NAME = "lock"
+BUSY = "is being trained in by"  # what the second is told
 NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL)  # of some network file systems
 
 
@@ -42,9 +43,7 @@ def locked(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UserError(
-                f"{folder} is being trained in by {_holder(handle)}; one run a folder (--workdir)"
-            ) from None
+            raise UserError(f"{folder} {BUSY} {_holder(handle)}; one run a folder (--workdir)") from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
