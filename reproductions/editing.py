@@ -30,7 +30,7 @@ SOURCE = Source(
     arxiv="2212.00490",
     equation="eq. 13 of the first",
 )
-STEPS = {"tiny": 40, "small": 100, "paper": 100}
+STEPS = {"tiny": 20, "small": 100, "paper": 100}
 IMAGES = 12
 TASKS: dict[str, Operator] = {
     "inpainting": Mask(),

@@ -38,7 +38,7 @@ SOURCE = Source(
     equation="each paper's definition, in the features of an embedder",
 )
 LAST = True  # it looks at what the others have trained
-EMBEDDER, STEPS = "mnist_embedder", 250  # of its cut training
+EMBEDDER, STEPS = "mnist_embedder", 120  # of its cut training
 DATA = {"tiny": TFDS(name="mnist", test="test[:3000]"), "small": TFDS(name="mnist")}
 SAMPLES = 1000
 BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations, pixels

@@ -38,7 +38,7 @@ SOURCE = Source(
 CALLS = (1, 2, 4, 8, 16, 32)
 FEW = (1, 4, 16)  # at tiny
 SAMPLES = {"tiny": 5000, "small": 20_000, "paper": 20_000}
-STEPS = 400  # of a cut training
+STEPS = 200  # of a cut training
 SIZE = (8, 5)
 
 

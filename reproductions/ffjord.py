@@ -32,7 +32,7 @@ SOURCE = Source(
     arxiv="1810.01367",
     equation="§2.2, figures 1 and 2",
 )
-STEPS = 120  # of a cut training
+STEPS = 60  # of a cut training
 DENSITIES: dict[str, Toy] = {"eight_gaussians": EightGaussians(), "two_moons": TwoMoons()}
 EXAMPLES = {"tiny": 2000, "small": 20_000}
 TIMES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the flow from noise to data, as it is shown

@@ -42,7 +42,7 @@ SOURCE = Source(
     arxiv="1612.02295, 1704.08063",
     equation="figure 2 of each",
 )
-STEPS, DATA = 150, TFDS(name="mnist", test="test[:2000]")  # of a cut training
+STEPS, DATA = 100, TFDS(name="mnist", test="test[:2000]")  # of a cut training
 FEWER = ("softmax", "L-Softmax, m = 2", "ArcFace, m = 0.1", "NormFace", "L-Softmax, m = 4", "ArcFace, m = 0.35")
 SHOWN = 4000  # embeddings drawn of each
 SIZE = (14, 6.6)
