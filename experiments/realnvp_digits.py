@@ -1,6 +1,6 @@
 """RealNVP on scikit-learn's digits: checkerboard and channel couplings with small residual networks, two scales.
 
-Dinh et al. 1605.08803.
+Dinh et al. 1605.08803. The training split is 1,437 digits: without strong weight decay the flow knows them by heart.
 """
 
 from dataclasses import replace
@@ -34,11 +34,11 @@ experiment = Experiment(
         TwoSampleAccuracy(),
         NearestTrainDistance(),
     ),
-    optimizer=Optimizer(learning_rate=1e-3, warmup=100, decay="cosine", weight_decay=1e-3),
-    steps=1500,
+    optimizer=Optimizer(learning_rate=1e-3, warmup=100, decay="cosine", weight_decay=3.0),
+    steps=400,
     batch_size=128,
-    ema=0.998,
-    sample_every=500,
+    ema=0.99,
+    sample_every=200,
 )
 
 tiny = replace(

@@ -74,7 +74,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.minorticks_off()
         axes.grid(True, alpha=0.3)
     panels[0].set(ylabel="distance to the training split")
-    panels[1].legend(fontsize=8)
+    figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
 
 
 def summary(rows: list[Row]) -> Iterator[str]:
