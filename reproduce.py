@@ -115,6 +115,8 @@ def everything(scale: str, data: str, out: Path, again: bool, at_once: int | Non
     failed, number = [], (f"{i} of {len(left)}" for i in range(1, len(left) + 1))
     for last in (False, True):
         some = [name for name in left if getattr(load(name), "LAST", False) == last]
+        if not some:
+            continue
         for name, began, error in make(some, number, at_once, scale, own, out):
             if error:
                 failed.append(name)

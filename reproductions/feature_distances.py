@@ -39,11 +39,11 @@ SOURCE = Source(
 )
 LAST = True  # it looks at what the others have trained
 EMBEDDER, STEPS = "mnist_embedder", 120  # of its cut training
-DATA = {"tiny": TFDS(name="mnist", test="test[:3000]"), "small": TFDS(name="mnist")}
+DATA = {"tiny": TFDS(name="mnist", test="test[:3400]"), "small": TFDS(name="mnist")}
 SAMPLES = 1000
-BLURS = (0.0, 0.5, 0.75, 1.0, 1.5, 2.0)  # standard deviations, pixels
-NOISES = (0.0, 0.1, 0.2, 0.4, 0.8)  # standard deviations, on [−1, 1]
-TEMPERATURES = (1.0, 0.9, 0.8, 0.7, 0.5)
+BLURS = {"tiny": (1.0, 2.0), "small": (0.5, 0.75, 1.0, 1.5, 2.0)}  # standard deviations, pixels
+NOISES = {"tiny": (0.2, 0.8), "small": (0.1, 0.2, 0.4, 0.8)}  # standard deviations, on [−1, 1]
+TEMPERATURES = {"tiny": (1.0, 0.7), "small": (1.0, 0.9, 0.8, 0.7, 0.5)}
 SIZE = (12, 4.4)
 
 
@@ -90,16 +90,16 @@ def rows(scale: str, trained_: Trained | None) -> Iterator[Row]:
     yield {"what": f"{SAMPLES} training images", "kind": "data"} | compared(features, x, train)
     yield {"what": "five classes alone", "kind": "data"} | compared(features, x[half:], x[:half][label[:half] < 5])
     noise = np.random.RandomState(0).randn(*x[:half].shape).astype(np.float32)
-    for strength in BLURS[1:]:
+    for strength in BLURS[scale]:
         blurred = gaussian_filter(x[:half], (0, strength, strength, 0), mode="nearest")
         row: Row = {"what": f"blurred by {strength:g} pixels", "kind": "blur", "strength": strength}
         yield row | compared(features, x[half:], blurred)
-    for strength in NOISES[1:]:
+    for strength in NOISES[scale]:
         row = {"what": f"noise of {strength:g}", "kind": "noise", "strength": strength}
         yield row | compared(features, x[half:], x[:half] + strength * noise)
     for folder in runs_of(data, Path("runs"), cut=scale == "tiny"):
         run = trained(folder)
-        temperatures = TEMPERATURES if isinstance(run.model, Flow) else (1.0,)
+        temperatures = TEMPERATURES[scale] if isinstance(run.model, Flow) else (1.0,)
         for temperature in temperatures:
             sampler: Any = run.experiment.sampler
             if temperature != 1.0:

@@ -90,7 +90,7 @@ def about(made: list[Record], all_of_them: int) -> str:
     return (
         f"{len(made)} of {all_of_them} figures, at scale {each(record.scale for record in made)}, on "
         f"{each(record.hardware for record in made)}, {' to '.join(dict.fromkeys((days[0], days[-1])))}; "
-        f"{duration(sum(record.seconds for record in made))} together."
+        f"{duration(sum(record.seconds for record in made))}, added up."
     )
 
 

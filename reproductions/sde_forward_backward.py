@@ -79,6 +79,7 @@ def draw(rows: list[Row], figure: Figure) -> None:
         axes.set(title=f"{name}, VP", xlabel="t (0 data, 1 noise)", ylim=(-3.5, 3.5), xlim=(0, 1))
         if name != "forward SDE":
             axes.invert_xaxis()
+    figure.get_layout_engine().set(wspace=0.06)  # type: ignore[union-attr, call-arg]
     panels[0].set(ylabel="x (density: each column to its maximum)")
 
 
