@@ -43,12 +43,15 @@ def ended(names: Sequence[str], at_once: int, command: Callable[[str], list[str]
             for name in done:
                 code = running.pop(name).returncode
                 said = (logs / f"{name}.log").read_text(errors="replace").splitlines()
-                if code and running and any(BUSY in line for line in said):
+                if code and (running or len(done) > 1) and any(BUSY in line for line in said):
                     held.append(name)
                     continue
                 waiting += held
                 held.clear()
                 yield Ended(name, code, said)
+            if not running:
+                waiting += held
+                held.clear()
             time.sleep(0.1)
     finally:
         signal.signal(signal.SIGTERM, previous)
