@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".matrix"
 DEFAULT = ["-n", "2", "--dist", "worksteal", "-m", "not thorough", "-q"]
-VERSIONS = "import sys, jax; print('Python', *sys.version_info[:2], 'jax', jax.__version__, 'flax', flax.__version__)"
+VERSIONS = "import sys, jax; print('Python', sys.version.split()[0], 'jax', jax.__version__, flush=True)"
 
 
 def interpreters() -> list[str]:
