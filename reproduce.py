@@ -111,18 +111,18 @@ def everything(scale: str, data: str, out: Path, again: bool, at_once: int | Non
             left.append(name)
     if at_once is None:
         at_once = 2 if scale == "tiny" and jax.default_backend() == "cpu" else 1
-    make = side_by_side if at_once > 1 else in_turn
+    page(out)
+    if at_once > 1:
+        print(f"{len(left)} figures, {at_once} at a time; what each says is in {out}/NAME.log", flush=True)
     failed, number = [], (f"{i} of {len(left)}" for i in range(1, len(left) + 1))
     for last in (False, True):
         some = [name for name in left if getattr(load(name), "LAST", False) == last]
-        if not some:
-            continue
-        for name, began, error in make(some, number, at_once, scale, own, out):
+        how = (some, number, scale, own, out)
+        for name, began, error in side_by_side(*how, at_once) if at_once > 1 else in_turn(*how):
             if error:
                 failed.append(name)
                 entry(name, scale, None, own[name], began, error=error).write(out, name)
             page(out)
-    page(out)
     print(f"{len(chosen) - len(failed)} of {len(chosen)} figures are in {out / 'index.html'}")
     if failed:
         exit_with(f"not made: {', '.join(failed)}", 1)
@@ -131,7 +131,7 @@ def everything(scale: str, data: str, out: Path, again: bool, at_once: int | Non
 Made = Iterator[tuple[str, tuple[float, float], str]]  # name, when it began, and what went wrong
 
 
-def in_turn(names: list[str], number: Iterator[str], at_once: int, scale: str, data: dict[str, str], out: Path) -> Made:
+def in_turn(names: list[str], number: Iterator[str], scale: str, data: dict[str, str], out: Path) -> Made:
     """One after another, in this process."""
     import jax
 
@@ -150,7 +150,7 @@ def in_turn(names: list[str], number: Iterator[str], at_once: int, scale: str, d
 
 
 def side_by_side(
-    names: list[str], number: Iterator[str], at_once: int, scale: str, data: dict[str, str], out: Path
+    names: list[str], number: Iterator[str], scale: str, data: dict[str, str], out: Path, at_once: int
 ) -> Made:
     """So many at a time, each in a process of its own; what it says is in NAME.log beside its figure."""
     from reproductions.processes import ended
@@ -160,13 +160,11 @@ def side_by_side(
         return [*words, "--data", data[name]] if data[name] else words
 
     out.mkdir(parents=True, exist_ok=True)
-    print(f"{len(names)} figures, {at_once} at a time; what each says is in {out}/NAME.log", flush=True)
-    began = time.perf_counter(), time.process_time()
     for figure in ended(names, at_once, command, out):
         last = figure.said[-1] if figure.said else f"exit status {figure.code}"
         ours = last if figure.code else next((line for line in figure.said if line.startswith("ours: ")), last)
-        print(f"== {figure.name}, {next(number)}, {time.perf_counter() - began[0]:.0f} s: {ours}", flush=True)
-        yield figure.name, began, last.removeprefix("error: ") if figure.code else ""
+        print(f"== {figure.name}, {next(number)}, {time.perf_counter() - figure.began:.0f} s: {ours}", flush=True)
+        yield figure.name, (figure.began, time.process_time()), last.removeprefix("error: ") if figure.code else ""
 
 
 def told(error: Exception) -> str:

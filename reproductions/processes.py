@@ -22,6 +22,7 @@ class Ended:
     name: str
     code: int  # its exit status
     said: list[str]
+    began: float  # time.perf_counter()
 
 
 def ended(names: Sequence[str], at_once: int, command: Callable[[str], list[str]], logs: Path) -> Iterator[Ended]:
@@ -32,11 +33,13 @@ def ended(names: Sequence[str], at_once: int, command: Callable[[str], list[str]
       logs: folder of NAME.log.
     """
     waiting, held, running = list(names), list[str](), dict[str, subprocess.Popen[bytes]]()
+    began: dict[str, float] = {}
     previous = signal.signal(signal.SIGTERM, _stop)
     try:
         while waiting or running:
             while waiting and len(running) < at_once:
                 name = waiting.pop(0)
+                began[name] = time.perf_counter()
                 with (logs / f"{name}.log").open("wb") as log:
                     running[name] = subprocess.Popen(command(name), stdout=log, stderr=subprocess.STDOUT)
             done = [name for name, process in running.items() if process.poll() is not None]
@@ -48,7 +51,7 @@ def ended(names: Sequence[str], at_once: int, command: Callable[[str], list[str]
                     continue
                 waiting += held
                 held.clear()
-                yield Ended(name, code, said)
+                yield Ended(name, code, said, began[name])
             if not running:
                 waiting += held
                 held.clear()

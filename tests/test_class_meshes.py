@@ -113,14 +113,11 @@ def expected(name, sample, shards):
             ((1, 2, 4), "fsdp", "sphereface2", 1.0),
             ((4, 2, 1), "fsdp", "arcface", 1.0),  # which does not divide the examples
         ],
-        first=lambda sizes, axis, name, sample: (
-            (sizes[0], axis, name)
-            in (
-                (2, "model", "arcface"),
-                (2, "data", "sphereface2"),
-                (4, "data", "sub-centres"),
-                (1, "fsdp", "sphereface2"),
-            )
+        first=(
+            ((2, 2, 2), "model", "arcface", 0.25),
+            ((2, 2, 2), "data", "sphereface2", 0.25),
+            ((4, 1, 2), "data", "sub-centres", 0.25),
+            ((1, 2, 4), "fsdp", "sphereface2", 1.0),
         ),
     ),
     ids=str,
