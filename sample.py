@@ -14,8 +14,8 @@ import tyro
 
 from training.errors import UserError, run
 
-USAGE = """Draws samples from RUN's averaged parameters and writes samples.png and samples.npz; text is printed,
-and written to samples.txt.
+USAGE = """Draws samples from RUN's averaged parameters and writes samples.png and samples.npz into RUN, over those of
+an earlier call, or with --out FOLDER there; text is printed, and written to samples.txt.
 
 RUN is a folder that train.py made; it may still be training. --sampler and --grid take a name (--sampler ddim), and
 their own settings follow (--sampler.eta 0.5); --sampler FILE.py:NAME takes a sampler of one's own, and

@@ -15,6 +15,7 @@ from data.images import IN_MEMORY
 from data.pixels import decode, to_model_space, to_uint8
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".pgm")
+NAMED = 5  # files that cannot be read, in an error's message
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:
@@ -39,9 +40,25 @@ def read_image(file: str | Path, size: int, channels: int) -> UInt8[np.ndarray, 
 
 
 def read_all(files: Sequence[str | Path], size: int, channels: int) -> UInt8[np.ndarray, "n {size} {size} {channels}"]:
-    """Many of them."""
+    """Many of them.
+
+    Raises:
+      MalformedDataError: some are no images; names the first of them, and says how many there are.
+    """
+
+    def read(file: str | Path) -> np.ndarray | MalformedDataError:
+        try:
+            return read_image(file, size, channels)
+        except MalformedDataError as error:
+            return error
+
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter lock
-        return np.stack(list(pool.map(lambda file: read_image(file, size, channels), files)))
+        found = list(pool.map(read, files))
+    broken = [item for item in found if isinstance(item, MalformedDataError)]
+    if broken:
+        more = f"\nand {len(broken) - NAMED} more of {len(files)} files" if len(broken) > NAMED else ""
+        raise MalformedDataError("\n".join(map(str, broken[:NAMED])) + more) from broken[0]
+    return np.stack([item for item in found if not isinstance(item, MalformedDataError)])
 
 
 @dataclass(frozen=True)

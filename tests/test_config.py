@@ -17,7 +17,7 @@ from paths.schedules import VP, Cosine
 from samplers.ddim import DDIM
 from samplers.ddpm import DDPM
 from training import config
-from training.cli import experiment_names, load_experiment, load_module, parse
+from training.cli import choices, experiment_names, load_experiment, load_module, parse
 from training.errors import UserError
 
 NAMES = sorted(experiment_names())
@@ -98,6 +98,14 @@ def test_what_may_be_none_is_chosen_by_name_and_taken_away_by_none():
         parse(arcface, ["--loss.update", "sgd"], "train.py")
     with pytest.raises(UserError, match="--loss none"):  # what may not be
         parse(arcface, ["--loss", "none"], "train.py")
+
+
+def test_help_names_what_there_is_to_choose_and_what_is_chosen():
+    told = dict(line.split(maxsplit=1) for line in choices(cli("--sampler.solver", "ddpm")))
+    assert told["--sampler.solver"].split(", ")[:2] == ["ddim", "[ddpm]"]
+    assert told["--loss-scaling"] == "dynamic, [none]"
+    assert "[two_sample_accuracy]" in told["--metrics.0"]
+    assert told["--metrics.1"] == "[frechet_distance], or another of the above"
 
 
 def test_wrong_fields_name_the_near_ones(capsys):

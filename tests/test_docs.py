@@ -26,6 +26,7 @@ from reproductions import reproduction
 from samplers import check, own
 from samplers.catalogue import solvers
 from tests.conftest import tiers
+from tests.file_index import PAGE
 from tests.scripts import ENVIRONMENT
 from training import cli, config
 from training.cli import load_experiment, parse, take, take_cluster, take_mesh, take_number
@@ -37,7 +38,8 @@ from training.sweep import arguments as as_arguments
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 TOUR = DOCS / "tour.ipynb"
-FILES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+# Not docs/files.md, which is written from docstrings: tests/test_readme.py.
+FILES = (ROOT / "README.md", *sorted(path for path in DOCS.glob("*.md") if path != PAGE))
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text() for path in FILES}
 RUN_ELSEWHERE = ("README.md", "docs/your_own_sampler.md")  # tests/test_readme.py, tests/test_check.py
 LARGEST = 10**6  # bytes of a picture

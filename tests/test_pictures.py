@@ -65,6 +65,23 @@ def test_what_is_no_folder_of_pictures_is_told(tmp_path):
         Pictures(path="mine", held_out=1.0)
 
 
+def test_all_that_cannot_be_read_is_told_at_once(folder):
+    names = [f"broken{i}.png" for i in range(7)]
+    for name in names:
+        (folder / name).write_text("no picture")
+    with pytest.raises(MalformedDataError, match="is no image that can be read") as caught:
+        Pictures(path=str(folder), test=str(folder / "trip"), size=8).source("train")
+    assert sum(name in str(caught.value) for name in names) == files.NAMED
+    assert "and 2 more of 47 files" in str(caught.value)
+
+
+def test_help_is_there_before_the_folder_is_named(capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(load_experiment("digits_ddpm"), ["--data", "pictures", "--help"], "train.py")
+    assert caught.value.code == 0
+    assert "--held-out" in capsys.readouterr().out
+
+
 def test_they_are_named_on_the_command_line():
     experiment = parse(load_experiment("digits_ddpm"), ["--data", "pictures", "--data.path", "mine"], "train.py")
     assert experiment.data == Pictures(path="mine")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from training.cli import experiment_names, load_experiment
+from tests.file_index import FOLDERS, PAGE, files, first_line, page
+from training.cli import load_experiment
 from training.loop import train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,13 +27,17 @@ def test_the_experiment_of_ones_own_trains_as_printed(tmp_path):
 def test_every_file_and_folder_of_the_map_is_there():
     rows = re.findall(r"^\| `([\w/]+)/` \| [^|]+ \| (.*) \|$", README, re.MULTILINE)
     assert len(rows) > 5
-    for folder, files in rows:
+    for folder, begin in rows:
         assert (ROOT / folder).is_dir(), folder
-        for name in re.findall(r"`(\w+\.py)`", files):
+        for name in re.findall(r"`(\w+\.py)`", begin):
             assert (ROOT / folder / name).is_file(), f"{folder}/{name}"
 
 
-def test_the_map_names_every_experiment():
-    listed = re.search(r"^\| `experiments/` .*$", README, re.MULTILINE)
-    assert listed is not None
-    assert set(re.findall(r"`(\w+)`", listed[0])) == set(experiment_names())
+def test_the_page_of_all_files_is_what_they_say():
+    assert all(first_line(path) for folder in FOLDERS for path in files(folder))
+    assert PAGE.read_text() == page(), "python -m tests.file_index writes it anew"
+
+
+def test_every_folder_of_a_package_stands_on_it():
+    inside = {path.parent for package in FOLDERS for path in (ROOT / package).rglob("*.py")}
+    assert {folder.relative_to(ROOT).as_posix() for folder in inside} == set(FOLDERS)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import tyro
 
+from samplers.catalogue import command_name
 from training import config
 from training.distributed import Cluster
 from training.errors import UserError
@@ -25,6 +26,7 @@ from training.experiment import Experiment
 from training.mesh import Mesh
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
+HELP = {"-h", "--help"}
 T = TypeVar("T")
 
 
@@ -131,7 +133,7 @@ def take_mesh(arguments: list[str], of_run: Mesh) -> Mesh:
 def parse(default: T, arguments: list[str], prog: str, description: str = "") -> T:
     """`default` with the command line's changes. Mistakes are answered with the nearest names, exit status 2."""
     default, arguments = choose(default, arguments)
-    if "-h" in arguments or "--help" in arguments:
+    if HELP & {*arguments}:
         description += "\nTo be chosen by name:\n" + "\n".join(choices(default))
     try:
         own = (tyro.conf.AvoidSubcommands,)  # what may be None is chosen by name, too
@@ -141,18 +143,29 @@ def parse(default: T, arguments: list[str], prog: str, description: str = "") ->
 
 
 def choices(value: Any, prefix: str = "--") -> list[str]:
-    """A line for every field, at any depth, whose object can be exchanged for another of its family by name."""
-    lines = []
-    for name in config.field_names(type(value)):
-        current, flag = getattr(value, name), prefix + name.replace("_", "-")
+    """A line for every field or member of a tuple, at any depth, whose object can be exchanged for another of its
+    family by name; the present one stands in brackets."""
+    names = [str(i) for i in range(len(value))] if isinstance(value, tuple) else config.field_names(type(value))
+    lines, above = [], None
+    for name in names:
+        current, flag = _item(value, name), prefix + name.replace("_", "-")
         optional = _optional(value, name)
         if dataclasses.is_dataclass(current) or optional:
+            present = "none" if current is None else command_name(type(current))
             members = [*sorted(config.options(_family(value, name, current))), *(["none"] if optional else [])]
+            told = [f"[{member}]" if member == present else member for member in members]
+            if members == above:  # in a tuple
+                told = [f"[{present}]", "or another of the above"]
             if len(members) > 1:
-                lines.append(f"  {flag}  {', '.join(members)}")
-        if dataclasses.is_dataclass(current):
+                lines.append(f"  {flag}  {', '.join(told)}")
+            above = members
+        if dataclasses.is_dataclass(current) or isinstance(current, tuple):
             lines += choices(current, flag + ".")
     return lines
+
+
+def _item(value: Any, name: str) -> Any:
+    return value[int(name)] if isinstance(value, tuple) else getattr(value, name)
 
 
 def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
@@ -179,12 +192,10 @@ def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
 def _look_up(value: Any, path: list[str]) -> tuple[Any, Any]:
     owner = None
     for name in path:
-        if isinstance(value, tuple) and name.isdecimal() and int(name) < len(value):
-            owner, value = value, value[int(name)]
-        elif dataclasses.is_dataclass(value) and name in config.field_names(type(value)):
-            owner, value = value, getattr(value, name)
-        else:
+        inside = isinstance(value, tuple) and name.isdecimal() and int(name) < len(value)
+        if not inside and not (dataclasses.is_dataclass(value) and name in config.field_names(type(value))):
             return None, None
+        owner, value = value, _item(value, name)
     return owner, value
 
 
@@ -220,6 +231,8 @@ def member(flag: str, family: type, name: str, queue: list[str]) -> Any:
     for field in required:
         spellings = (f"{flag}.{field}", f"{flag}.{field.replace('_', '-')}")
         at = next((i for i, word in enumerate(queue) if word.partition("=")[0] in spellings), None)
+        if at is None and HELP & {*queue}:  # and what it needs is not known yet
+            tyro.cli(cls, args=["--help"], prog=f"{flag} {name}", description=f"Each after it, as {flag}.{field}:")
         if at is None:
             raise UserError(f"{flag} {name} needs {flag}.{field}, after it")
         end = next((i for i in range(at + 1, len(queue)) if queue[i].startswith("--")), len(queue))
