@@ -16,9 +16,9 @@ from training.errors import Stopped, UserError, run
 USAGE = """Trains what is missing, measures, and writes figures/NAME.png, figures/NAME.csv and figures/index.html, which
 is the page of all figures that are there.
 
-tiny is every figure from trainings cut short, small what README and docs show, in minutes to hours; paper has the
-paper's data and settings and wants a GPU. A run that is at hand is named by --run; otherwise one is trained in runs/
-and kept.
+tiny is every figure from trainings cut short, small what README and docs show, in minutes to hours. Some have mnist,
+where small is of digits, and paper, with the paper's data and settings, which wants a GPU. A run that is at hand is
+named by --run; otherwise one is trained in runs/ and kept.
 
 --all goes through all names, and on where it was killed; a figure that fails is told on the page, and does not stop the
 others.
@@ -55,7 +55,7 @@ def main() -> None:
     )
     parser.add_argument("--list", action="store_true", help="print the names and end")
     parser.add_argument("--scale", default="tiny", help="tiny, small, paper, or another that the module has")
-    parser.add_argument("--run", type=Path, help="a finished run of the scale's experiment, to be measured as it is")
+    parser.add_argument("--run", type=Path, help="a finished run, measured in the place of the scale's own")
     parser.add_argument("--data", default="", help="a text file, for those that read text")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder of pictures, tables and the page")
     options = parser.parse_args()
@@ -176,6 +176,7 @@ def told(error: Exception) -> str:
 def one(name: str, scale: str, of_run: Path | None, data: str, out: Path) -> None:
     """Measures, and writes table, picture and record."""
     from reproductions.reproduction import in_table, load, run_of
+    from training.handover import finished
     from training.picture import save_frames
     from training.trained import trained
 
@@ -185,6 +186,8 @@ def one(name: str, scale: str, of_run: Path | None, data: str, out: Path) -> Non
     if wanted is None and of_run:
         raise UserError(f"{name} takes no --run: its densities are exact, or it makes several runs of its own")
     if wanted is not None:
+        if of_run:
+            finished("--run", str(of_run))
         ready = trained(of_run or run_of(wanted))
         print(f"run of {wanted}, step {ready.step}")
     rows = []

@@ -108,6 +108,7 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python sample.py RUN {' '.join(arguments)}")
+    from data.npz import write_npz
     from samplers import own
     from training.cli import load_module, parse, take, take_cluster, take_mesh
     from training.distributed import writes
@@ -186,7 +187,7 @@ def main() -> None:
     arrays: dict[str, Any] = {"x": x, "seed": chosen.seed, "step": step, **(condition or {})}
     if data.pictured != data:
         arrays["images"] = shown
-    np.savez(out / "samples.npz", **arrays)
+    write_npz(out / "samples.npz", arrays)
     written = ["samples.npz"]
     text = texts(data, x)
     if text is not None:
@@ -201,7 +202,7 @@ def main() -> None:
         except ValueError as error:
             print(f"no picture: {error}")
     if drawn.trajectory is not None:
-        np.savez(out / "trajectory.npz", x=drawn.trajectory)
+        write_npz(out / "trajectory.npz", {"x": drawn.trajectory})
         written.append("trajectory.npz")
         try:
             save_gif(np.stack([data.shown(state) for state in drawn.trajectory]), out / "trajectory.gif")

@@ -190,7 +190,7 @@ def compile_times(depths: list[int], rounds: int) -> None:
     flows = [stacked(depth, x) for depth in depths]
     functions = [lambda f=f, p=p: compiled_gradient(f, p, x) for f, p in flows]
     seconds = np.median(interleaved(functions, rounds), axis=0)
-    print("ours, save, traced and compiled in turn:", end=" ")
+    print("ours, remat none, traced and compiled in turn:", end=" ")
     print(", ".join(f"{depth} layers {s:.3f} s" for depth, s in zip(depths, seconds, strict=True)))
 
 

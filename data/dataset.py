@@ -68,6 +68,14 @@ class Source(ABC):
         Args:
           records: which records.
           seed, numbers: identify each example in the run's endless stream, for augmentation that is a pure function.
+            A seed of −1 asks for the records as they are, without augmentation.
+
+        Returns:
+          `x` [b, *shape], float32 or tokens in int32; `label` [b] in int32 where there are classes; and what else the
+          set has.
+
+        Raises:
+          MalformedDataError: a record is not what the set needs.
         """
 
 
@@ -136,7 +144,7 @@ class Dataset(ABC):
 
     @property
     def made_by(self) -> str:
-        """A digest of what made the records; empty where they are read. A run is resumed on the same records only."""
+        """A digest of what made the records; empty where they are read. A run resumes only where this is the same."""
         return ""
 
     def zeros(self, size: int) -> Arrays:

@@ -1,6 +1,8 @@
 """Image files: which they are, how one is read, and what data sets of them share."""
 
-from collections.abc import Sequence
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,11 @@ def images_in(folder: Path) -> tuple[Path, ...]:
         return ()
     files = (file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith("."))
     return tuple(sorted(files, key=lambda file: file.name))
+
+
+def scattered(names: Iterable[str]) -> list[str]:
+    """In an order that looks random and is decided by each name alone: whatever else is added, two stay as they are."""
+    return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
 
 
 def read_image(file: str | Path, size: int, channels: int) -> UInt8[np.ndarray, "{size} {size} {channels}"]:

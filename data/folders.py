@@ -5,6 +5,7 @@
 Held out is a second such folder, or a random part of the first: some images of every class, or some classes whole.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from jaxtyping import Int
 
 from data.dataset import MalformedDataError, MissingDataError, Source, is_test
-from data.files import SUFFIXES, ImageFiles, images_in
+from data.files import SUFFIXES, ImageFiles, images_in, scattered
 
 Classes = dict[str, tuple[str, ...]]  # the files of each, in the order of their names
 
@@ -59,27 +60,25 @@ def _two_folders(data: "ImageFolder", train: Classes) -> tuple[Classes, Classes]
     return train, test
 
 
-def _whole(data: "ImageFolder", found: Classes, rng: np.random.RandomState) -> tuple[Classes, Classes]:
+def _whole(data: "ImageFolder", found: Classes) -> tuple[Classes, Classes]:
     """Training and test, of different classes."""
     held = max(2, round(data.held_out * len(found)))
     if len(found) < held + 2:
         raise MalformedDataError(
             f"{data.path} has {len(found)} classes; with {held} of them held out, fewer than two are left to train on"
         )
-    chosen = set(rng.permutation(len(found))[:held].tolist())
-    train, test = ({n: found[n] for i, n in enumerate(found) if (i in chosen) == out} for out in (False, True))
+    chosen = scattered(found)[:held]
+    train, test = ({name: found[name] for name in found if (name in chosen) == out} for out in (False, True))
     return train, test
 
 
-def _parts(data: "ImageFolder", found: Classes, rng: np.random.RandomState) -> tuple[Classes, Classes]:
+def _parts(data: "ImageFolder", found: Classes) -> tuple[Classes, Classes]:
     """Training and test, of the same classes. A class's only image is trained on."""
     train, test = {}, {}
     for name, files in found.items():
         held = min(max(1, round(data.held_out * len(files))), len(files) - 1)
-        chosen = set(rng.permutation(len(files))[:held].tolist())
-        train[name], test[name] = (
-            tuple(file for i, file in enumerate(files) if (i in chosen) == out) for out in (False, True)
-        )
+        ordered = tuple(_by_name(files))
+        train[name], test[name] = ordered[held:], ordered[:held]
     if not any(test.values()):
         raise MalformedDataError(f"no class of {data.path} has two images, one to train on and one to hold out")
     return train, test
@@ -87,23 +86,27 @@ def _parts(data: "ImageFolder", found: Classes, rng: np.random.RandomState) -> t
 
 @lru_cache(maxsize=8)
 def _splits(data: "ImageFolder") -> tuple[Split, Split]:
-    # RandomState's streams are frozen for ever, so the split is the same under every NumPy.
-    rng = np.random.RandomState(0)
     found = _classes(data.path)
     _at_least_two(data.path, found)
     if data.test:
         train, test = _two_folders(data, found)
     else:
-        train, test = (_whole if data.open_set else _parts)(data, found, rng)
-    return _split(train, tuple(train), rng), _split(test, tuple(test if data.open_set else train), rng)
+        train, test = (_whole if data.open_set else _parts)(data, found)
+    return _split(train, tuple(train)), _split(test, tuple(test if data.open_set else train))
 
 
-def _split(classes: Classes, names: tuple[str, ...], rng: np.random.RandomState) -> Split:
-    """In a random order, so that the first so many records are of all classes."""
+def _split(classes: Classes, names: tuple[str, ...]) -> Split:
+    """In an order such that the first so many records are of all classes."""
     number = {name: i for i, name in enumerate(names)}
-    files = [(file, number[name]) for name, own in classes.items() for file in own]
-    files = [files[i] for i in rng.permutation(len(files))]
-    return Split(names, tuple(file for file, _ in files), np.asarray([label for _, label in files]))
+    label = {file: number[name] for name, own in classes.items() for file in own}
+    files = _by_name(label)
+    return Split(names, tuple(files), np.asarray([label[file] for file in files]))
+
+
+def _by_name(files: Iterable[str]) -> list[str]:
+    """Scattered by the names of their class and their own: a new file moves no other, a moved folder none."""
+    named = {"/".join(Path(file).parts[-2:]): file for file in files}
+    return [named[name] for name in scattered(named)]
 
 
 @lru_cache(maxsize=4)

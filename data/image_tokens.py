@@ -6,7 +6,7 @@ Row by row, in a row from left to right, and of a pixel one channel after the ot
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float, Int, Integer
@@ -40,6 +40,10 @@ class ImageTokens(Dataset):
         return height, width * channels
 
     @property
+    def open_set(self) -> bool:
+        return self.images.open_set
+
+    @property
     def runs(self) -> tuple[str, ...]:
         return self.images.runs
 
@@ -49,6 +53,9 @@ class ImageTokens(Dataset):
 
     def prepare(self) -> None:
         self.images.prepare()
+
+    def pinned(self) -> "ImageTokens":
+        return replace(self, images=self.images.pinned())
 
     def source(self, split: str) -> Source:
         return ImageTokenSource(self.images.source(split), self._width)
@@ -82,6 +89,10 @@ class ImageTokenSource(Source):
     @property
     def threads(self) -> int:
         return self.images.threads
+
+    @property
+    def labels(self) -> Int[np.ndarray, " n"] | None:
+        return self.images.labels
 
     def __len__(self) -> int:
         return len(self.images)

@@ -44,6 +44,14 @@ def read_npz(path: Path, like: Like) -> Arrays:
         return found
 
 
+def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
+    """An archive of arrays, whole or not at all, whatever ends the process: one that is there stays until then."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)
+    part.replace(path)
+
+
 def read_npy(path: Path) -> np.ndarray:
     """The one array of a .npy file, of whole or real numbers.
 

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
-
 from data.dataset import MalformedDataError, MissingDataError, Source, is_test
-from data.files import SUFFIXES, ImageFiles, images_in
+from data.files import SUFFIXES, ImageFiles, images_in, scattered
 
 
 def _files(path: str) -> tuple[str, ...]:
@@ -21,23 +19,21 @@ def _files(path: str) -> tuple[str, ...]:
         raise MissingDataError(f"there is no folder {path!r}")
     hidden = lambda place: any(part.startswith(".") for part in place.relative_to(folder).parts)  # noqa: E731
     inner = sorted(place for place in folder.rglob("*") if place.is_dir() and not hidden(place))
-    found = tuple(str(file) for place in (folder, *inner) for file in images_in(place))
+    found = [file.relative_to(folder).as_posix() for place in (folder, *inner) for file in images_in(place)]
     if len(found) < 2:
         raise MalformedDataError(
             f"{path} holds {len(found)} images ({', '.join(SUFFIXES)}); two at least, one of them to hold out"
         )
-    return found
+    return tuple(str(folder / name) for name in scattered(found))
 
 
 @lru_cache(maxsize=8)
 def _splits(data: "Pictures") -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Training and test, in a random order, so that the first so many are of all folders."""
-    # RandomState's streams are frozen for ever, so the split is the same under every NumPy.
-    rng = np.random.RandomState(0)
-    shuffled = lambda files: tuple(files[i] for i in rng.permutation(len(files)))  # noqa: E731
-    files = shuffled(_files(data.path))
+    """Training and test, in an order such that the first so many are of all folders."""
+    files = _files(data.path)
     if data.test:
-        return files, shuffled(_files(data.test))
+        return files, _files(data.test)
+    # The beginning of an order in which a new file moves no other: what is held out of a growing folder stays so.
     held = min(max(1, round(data.held_out * len(files))), len(files) - 1)
     return files[held:], files[:held]
 

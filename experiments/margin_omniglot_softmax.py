@@ -2,7 +2,8 @@
 
 Characters of five alphabets, each with its quarter turns as classes of their own; verification, TAR@FAR and rank-1 on
 the drawings of three alphabets that are in no training class. All `margin_omniglot_` experiments have this network, its
-optimiser and its steps, and differ in the loss alone.
+optimiser and its steps, and differ in the loss; with some of them in the head (sub-centres, centres, a bias), and where
+examples are compared in batches that hold several of a class.
 """
 
 from dataclasses import replace

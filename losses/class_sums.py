@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from losses.class_mesh import Split, over_mesh, own
 from losses.class_table import NOBODY, Table, sampled, taken
-from losses.margin_softmax import Margin
+from losses.margin_softmax import BinaryMargin, Margin
 from models.embedder import unit
 
 HELD = 2**21  # logits that are held at once, unless it is said: 8 MiB
@@ -35,7 +35,7 @@ PerExample = Float[Array, " b"]
 class Others(NamedTuple):
     """What the other classes come to."""
 
-    total: PerExample  # log Σ e^z, or of (9) Σ log(1 + e^z)
+    total: PerExample  # log Σ e^z, or of a binary margin Σ log(1 + e^z)
     summed: PerExample  # Σ z; 0 where it is not asked for
     highest: PerExample  # max z, of no gradient
     rows: Array  # [B, D] or [B, K, D]: W's of each example's class, 0 where it is another shard's
@@ -60,10 +60,14 @@ class Settings:
     axis: str | None = None  # of the mesh, that W's rows are split over
     apart: tuple[str, ...] = ()  # its other axes, that the examples are split over: set by `on_shards`
 
+    @property
+    def binary(self) -> bool:
+        return isinstance(self.margin, BinaryMargin)
+
     def __post_init__(self) -> None:
         if self.chunk < 0 or not 0.0 < self.sample <= 1.0:
             raise ValueError(f"chunk={self.chunk} must be at least 0, sample={self.sample} in (0, 1]")
-        if not 0.0 <= self.smoothing < 1.0 or (self.smoothing and self.margin.BINARY):
+        if not 0.0 <= self.smoothing < 1.0 or (self.smoothing and self.binary):
             raise ValueError(
                 f"label_smoothing={self.smoothing} must be in [0, 1), and 0 where each class is told by itself"
             )
@@ -73,7 +77,7 @@ def logits_of(margin: Margin, u: Float[Array, "b d"], w: Head, bias: PerExample)
     """Others' logits: u is r·x̂, W's rows are taken at unit length where the margin does; the best of K sub-centres."""
     w = unit(w) if margin.UNIT_WEIGHTS else w.astype(u.dtype)
     z = product("bd,cd->bc", u, w) if w.ndim == 2 else jnp.max(product("bd,ckd->bck", u, w), axis=-1)
-    return margin.other(z) + bias[:, None] if margin.BINARY else margin.other(z)
+    return margin.other(z) + bias[:, None] if isinstance(margin, BinaryMargin) else margin.other(z)
 
 
 def chunks(w: Head, examples: int, chunk: int) -> tuple[int, int]:
@@ -121,7 +125,7 @@ def forward(how: Settings, u: Any, w: Any, bias: Any, table: Table, label: Any) 
         counts = rivals(table.ids, label, turn, size)
         shown = jnp.where(counts > 0.0, z, LOWEST)
         above = jnp.maximum(highest, jnp.max(shown, axis=1))
-        if how.margin.BINARY:
+        if how.binary:
             total = total + jnp.sum(jax.nn.softplus(shown), axis=1)
         else:
             # `counts` once more: where there has been no rival at all, m is LOWEST and e^0 everywhere.
@@ -138,10 +142,10 @@ def forward(how: Settings, u: Any, w: Any, bias: Any, table: Table, label: Any) 
     overflow = table.overflow
     if how.axis:
         top = jax.lax.pmax(highest, how.axis)
-        total = total if how.margin.BINARY else total * jnp.exp(highest - top)
+        total = total if how.binary else total * jnp.exp(highest - top)
         total, summed, rows, count, overflow = jax.lax.psum((total, summed, rows, count, overflow), how.axis)
         highest = top
-    if not how.margin.BINARY:
+    if not how.binary:
         some = total > 0.0
         total = jnp.where(some, highest + jnp.log(jnp.where(some, total, 1.0)), LOWEST)
     return Others(total, summed, highest, rows, count, overflow)
@@ -152,7 +156,7 @@ def chunk_gradient(
 ) -> tuple[Array, Array, Array]:
     """(du, dw, dbias) of one chunk, of Σ_i slope.total_i·total_i + slope.summed_i·summed_i."""
     z, back = jax.vjp(lambda u, w, bias: logits_of(how.margin, u, w, bias), u, w, bias)
-    part = jax.nn.sigmoid(z) if how.margin.BINARY else jnp.exp(jnp.where(counts > 0.0, z - total[:, None], LOWEST))
+    part = jax.nn.sigmoid(z) if how.binary else jnp.exp(jnp.where(counts > 0.0, z - total[:, None], LOWEST))
     du, dw, dbias = back(counts * (slope.total[:, None] * part + (slope.summed[:, None] if how.smoothing else 0.0)))
     # Chunk by chunk: the sum of all of W's gradient would be a second array of its size.
     return du, jax.lax.psum(dw, how.apart) if how.apart else dw, dbias

@@ -13,7 +13,6 @@ from losses.loss import Loss, Objective
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes
 from models.classifier import NoisyClassifier
-from models.denoiser import expand
 from models.model import Batch, Model, Variables
 
 
@@ -34,7 +33,7 @@ class NoisyClassification(Loss):
         x0, label = batch["x"], batch["label"]
         t = self.times(time_key, x0.shape[0], model.path)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
+        xt = model.path.interpolate(x0, eps, t)
         log_probs = jax.nn.log_softmax(model.logits(variables, xt, t, dropout_key))
         chosen = jnp.take_along_axis(log_probs, label[:, None], axis=1)[:, 0]
         right = (jnp.argmax(log_probs, axis=1) == label).astype(jnp.float32)

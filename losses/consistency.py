@@ -7,7 +7,8 @@
     (4)  distillation:  x_s one Heun step of the teacher's ODE from xₜ             2303.01469 eq. 6-7
     (5)  d = √(‖·‖² + c²) − c,  c = 0.00054·√D, pseudo-Huber                       2310.14189 §3.3
          (both terms of the root grow with D, so d/√D does not depend on it)
-    (6)  N(k) = min(N₀·2^⌊k/K'⌋, N₁), K' = ⌊K/(log₂(N₁/N₀) + 1)⌋;  w = 1/(t − s)   2310.14189 §3.4 and table 1
+    (6)  N(k) = min(N₀·2^⌊k/K'⌋, N₁), K' a setting, the paper's being ⌊K/(log₂(N₁/N₀) + 1)⌋ of K steps in all;
+         w = 1/(t − s)                                                             2310.14189 §3.4 and table 1
 
 The grid is even in the path's own t between t_min and t_max, and its intervals are drawn evenly: on a path whose t is
 an even measure of noise (rectified, cosine) this is a choice of ours where the paper has EDM's σ.
@@ -22,9 +23,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from losses.loss import Loss, Objective, every_class
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.jump import Jump
 from models.model import Batch, Condition, Model, Variables
+from paths.path import expand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class Consistency(Loss):
         index = jnp.floor(jax.random.uniform(interval_key, x0.shape[:1]) * n)
         s, t = first + length * index / n, first + length * (index + 1.0) / n
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        xt = expand(path.alpha(t), x0) * x0 + expand(path.sigma(t), x0) * eps
+        xt = path.interpolate(x0, eps, t)
         condition = every_class(batch)
         zero = jnp.zeros_like(t)
         xs = self.earlier(model, variables, x0, eps, xt, t, s, condition)
@@ -87,7 +89,7 @@ class ConsistencyTraining(Consistency):
     def earlier(
         self, model: Jump, variables: Variables, x0: Array, eps: Array, xt: Array, t: Array, s: Array, c: Condition
     ) -> Float[Array, "b *s"]:
-        return expand(model.path.alpha(s), x0) * x0 + expand(model.path.sigma(s), x0) * eps
+        return model.path.interpolate(x0, eps, s)
 
 
 @dataclass(frozen=True, kw_only=True)

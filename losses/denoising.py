@@ -14,12 +14,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, mean_over_dims
+from losses.loss import Loss, Objective, check_dropout, class_condition, mean_over_dims
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes
 from losses.weighting import Uniform as UniformWeighting
 from losses.weighting import Weighting
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.model import Batch, Model, Variables
 
 
@@ -31,6 +31,9 @@ class Denoising(Loss):
     times: TimeDistribution = field(default_factory=UniformTimes)
     label_dropout: float = 0.0  # fraction of labels replaced by "no class", for classifier-free guidance
 
+    def __post_init__(self) -> None:
+        check_dropout(self.label_dropout)
+
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
@@ -41,7 +44,7 @@ class Denoising(Loss):
         # No later than the sampler will ask: beyond it ε says nothing of x₀ (paths/predictions.py, NEEDS_SIGNAL).
         t = jnp.minimum(self.times(time_key, x0.shape[0], model.path), model.t_max)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
+        xt = model.path.interpolate(x0, eps, t)
         condition = class_condition(label_key, batch, self.label_dropout)
         squared = mean_over_dims((model.raw(variables, xt, t, condition, dropout_key) - model.target(x0, eps, t)) ** 2)
         return Objective(self.weighting(model, t) * squared, {"unweighted": squared}, variables["state"])

@@ -6,7 +6,8 @@
 
 The minimiser of (3) is u(x, t) = E[ẋₜ | xₜ = x], the field whose ODE has xₜ's densities as its own whatever the
 coupling. With the coupling `pairs` it is reflow (2209.03003 §2.1), and with all times at 1 besides (losses/times.py,
-`point`) reflow's distillation to one step: Euler's single step is then what is regressed.
+`point`) reflow's distillation to one step: Euler's single step is then what is regressed. With spread > 0, x̂₀ and the
+score that follow from u by α and σ are not xₜ's: no guidance by gradients and no stochastic solver is right with them.
 """
 
 from dataclasses import dataclass, field
@@ -15,12 +16,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, mean_over_dims, told
+from losses.loss import Loss, Objective, check_dropout, class_condition, mean_over_dims, told
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.model import Batch, Model, Variables
 from paths.couplings import Coupling, Independent
+from paths.path import expand
 
 EDGE = 1e-3  # γ̇ is infinite at t = 0 and 1
 
@@ -34,6 +36,9 @@ class FlowMatching(Loss):
     label_dropout: float = 0.0  # fraction of labels replaced by "no class", for classifier-free guidance
     spread: float = 0.0  # of the noise z that a stochastic interpolant adds between the ends, eq. (2)
 
+    def __post_init__(self) -> None:
+        check_dropout(self.label_dropout)
+
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
@@ -46,7 +51,7 @@ class FlowMatching(Loss):
         eps = self.coupling.noise(noise_key, told(model, batch))
         if self.spread:
             t = jnp.clip(t, EDGE, 1.0 - EDGE)
-        xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
+        xt = model.path.interpolate(x0, eps, t)
         target = model.target(x0, eps, t)
         if self.spread:
             z = jax.random.normal(spread_key, x0.shape, x0.dtype)

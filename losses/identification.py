@@ -13,9 +13,9 @@ from jaxtyping import Array, Float, Int, Key
 
 from losses.class_sums import Settings
 from losses.fused_head import HeadSGD, carried, fused_step
-from losses.linear_cross_entropy import first_bias, linear_cross_entropy
+from losses.linear_cross_entropy import linear_cross_entropy, prepared
 from losses.loss import Loss, Objective
-from losses.margin_softmax import ArcFace, Margin
+from losses.margin_softmax import AdaFace, ArcFace, BinaryMargin, Margin
 from models.embedder import Embedder
 from models.model import Batch, Model, Variables
 
@@ -33,6 +33,10 @@ class Identification(Loss):
     def check_parts(self, parts: int) -> None:
         if parts > 1 and self.update is not None:
             raise ValueError(f"accumulate={parts}: a head that the loss updates would take a step a part")
+        if parts > 1 and isinstance(self.margin, AdaFace):
+            raise ValueError(
+                f"accumulate={parts}: AdaFace compares the norms of a batch, which cannot be read in parts"
+            )
 
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
@@ -58,7 +62,7 @@ class Identification(Loss):
                 "the head is updated by the loss (loss.update) exactly if it is no parameter (model.head_in_state): "
                 f"got update={self.update} and head_in_state={model.head_in_state}"
             )
-        if model.logit_bias and not self.margin.BINARY:
+        if model.logit_bias and not isinstance(self.margin, BinaryMargin):
             raise ValueError(
                 "logit_bias adds the same to all logits, which a softmax does not see: SphereFace2 alone has it"
             )
@@ -79,10 +83,9 @@ class Identification(Loss):
                 classes=model.classes,
             )
         else:
-            classes = model.classes or w.shape[0]
             settings = (self.chunk, self.sample, self.label_smoothing, model.class_axis or None)
-            how = Settings(self.margin, classes, *settings)
-            biases = jnp.broadcast_to(bias + first_bias(self.margin, classes), label.shape)
+            how = Settings(self.margin, w.shape[0] if model.classes is None else model.classes, *settings)
+            h, biases = prepared(how, h, w, label, key, bias)
             fixed_h, fixed_b = jax.lax.stop_gradient((h, biases))
             found = fused_step(how, self.update, fixed_h, w, state["momentum"], fixed_b, label, key, step)
             value = carried(found, h, biases)

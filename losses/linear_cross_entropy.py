@@ -10,7 +10,7 @@ sum over the *others* (losses/class_sums.py), which knows nothing of margins; wh
 devices and samples. All of it in float32 or better, whatever x and W are.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
 from losses.class_sums import Head, Others, PerExample, Settings, others, product
-from losses.margin_softmax import Margin, NormFace, SphereFace2, Step
+from losses.margin_softmax import BinaryMargin, Margin, NormFace, Step
 from models.embedder import unit
 
 
@@ -56,7 +56,7 @@ def value_of(
     """(2) and (3); and 1 where the example's class is, margins left out, ahead of all that were looked at."""
     margin = how.margin
     t, plain = logit_of_target(margin, x, found.rows, label, step)
-    if isinstance(margin, SphereFace2):
+    if isinstance(margin, BinaryMargin):
         positive = margin.balance * jax.nn.softplus(-t - bias)
         value = (positive + (1.0 - margin.balance) * found.total) / margin.scale
         plain = margin.other(plain[:, None])[:, 0] + bias
@@ -69,7 +69,7 @@ def value_of(
 
 def first_bias(margin: Margin, classes: int) -> float:
     """What every logit begins with: b₀ of a binary loss."""
-    return margin.first_bias(classes) if isinstance(margin, SphereFace2) else 0.0
+    return margin.first_bias(classes) if isinstance(margin, BinaryMargin) else 0.0
 
 
 class ClassLoss(NamedTuple):
@@ -115,26 +115,36 @@ def linear_cross_entropy(
       ValueError: shapes, labels (where they are known) or settings that do not fit.
     """
     margin = margin or NormFace()
-    classes = w.shape[0] if classes is None else classes
-    _check(x, w, label, sample, key, classes)
-    how = Settings(margin, classes, chunk, sample, label_smoothing, class_axis)
-    wide = jnp.promote_types(x.dtype, jnp.float32)
-    x = x.astype(wide)
-    biases = jnp.broadcast_to(jnp.asarray(bias + first_bias(margin, classes), wide), label.shape)
+    how = Settings(margin, w.shape[0] if classes is None else classes, chunk, sample, label_smoothing, class_axis)
+    x, biases = prepared(how, x, w, label, key, bias)
     found = others(how, scaled(margin, x), w, biases, label, key)
     value, ahead = value_of(how, x, found, biases, label, step)
     return ClassLoss(value, ahead, found.overflow)
 
 
-def _check(x: Array, w: Array, label: Array, sample: float, key: Any, classes: int) -> None:
+def prepared(
+    how: Settings,
+    x: Float[Array, "b _"],
+    w: Head,
+    label: Int[Array, " b"],
+    key: Key[Array, ""] | None,
+    bias: Float[Array, ""] | float,
+) -> tuple[Float[Array, "b _"], PerExample]:
+    """x in float32 or better, and what is added to each example's logits.
+
+    Raises:
+      ValueError: shapes, labels (where they are known) or settings that do not fit.
+    """
     if x.shape[-1] != w.shape[-1]:
         raise ValueError(f"embeddings have {x.shape[-1]} features, but the rows of the head {w.shape[-1]}")
-    if not 2 <= classes <= w.shape[0]:
-        raise ValueError(f"classes={classes} must be at least 2 and at most the head's rows, {w.shape[0]}")
-    if sample < 1.0 and key is None:
-        raise ValueError(f"sample={sample} takes a key, which decides the part of the classes")
+    if not 2 <= how.classes <= w.shape[0]:
+        raise ValueError(f"classes={how.classes} must be at least 2 and at most the head's rows, {w.shape[0]}")
+    if how.sample < 1.0 and key is None:
+        raise ValueError(f"sample={how.sample} takes a key, which decides the part of the classes")
     if not isinstance(label, Tracer):
-        check_labels(np.asarray(label), classes)
+        check_labels(np.asarray(label), how.classes)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return x, jnp.broadcast_to(jnp.asarray(bias + first_bias(how.margin, how.classes), x.dtype), label.shape)
 
 
 def check_labels(label: Int[np.ndarray, " b"], classes: int) -> None:

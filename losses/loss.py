@@ -35,7 +35,23 @@ class Loss(ABC):
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
-        """Args: key, this step's own; step, the number of steps already taken (for annealing)."""
+        """The loss of each example.
+
+        Args:
+          key: this step's own.
+          batch: arrays with the examples on the leading axis, as the data set has them (data/dataset.py).
+          step: the number of steps already taken, for annealing.
+
+        Raises:
+          TypeError: the model is of another family.
+          ValueError: the model's path or face, or the batch, is not one that this loss is of.
+        """
+
+
+def check_dropout(label_dropout: float) -> None:
+    """Raises a ValueError where it is no part of the labels."""
+    if not 0.0 <= label_dropout <= 1.0:
+        raise ValueError(f"label_dropout={label_dropout} is not in [0, 1]")
 
 
 def class_condition(key: Key[Array, ""], batch: Batch, dropout: float) -> Condition:

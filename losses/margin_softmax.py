@@ -82,7 +82,6 @@ class Margin(ABC):
 
     UNIT_FEATURES: ClassVar[bool] = True  # logits are s·cosθ, not ‖x‖·…
     UNIT_WEIGHTS: ClassVar[bool] = True  # directions of classes are taken at unit length
-    BINARY: ClassVar[bool] = False  # a sum over classes of logistic losses in place of the softmax
 
     scale: float = 64.0  # s
     gradient: Literal["exact", "detached"] = "exact"  # of the logit that is shown, or of the one without margin
@@ -286,7 +285,7 @@ class MagFace(Margin):
         super().__post_init__()
         self._hold(
             low=(0.0 < self.low < self.high, f"above 0 and below high={self.high}"),
-            m_low=(self.m_low >= 0.0, "at least 0"),
+            m_low=(0.0 <= self.m_low <= self.m_high, f"at least 0 and at most m_high={self.m_high}"),
             m_high=(self.m_high < np.pi, "below π, radians"),
         )
 
@@ -301,25 +300,34 @@ class MagFace(Margin):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SphereFace2(Margin):
-    """(9). b is b₀(K) of 2108.01513 app. A (all losses in balance at the start) and what the model learns beside it."""
+class BinaryMargin(Margin):
+    """Base of what is no softmax, but a sum over classes of logistic losses, each with a bias, as (9) weighs them."""
 
-    BINARY = True
+    NAME: ClassVar[str] = ""  # not to be chosen
+
+    balance: float = 0.7  # λ, of the target's loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        # The margin is on both sides, of which the others' is the same at every step.
+        self._hold(balance=(0.0 < self.balance < 1.0, "between 0 and 1"), warmup=(self.warmup == 0, "0"))
+
+    @abstractmethod
+    def first_bias(self, classes: int) -> float:
+        """What every logit begins with, before the model has learnt a bias beside it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SphereFace2(BinaryMargin):
+    """(9). b is b₀(K) of 2108.01513 app. A (all losses in balance at the start) and what the model learns beside it."""
 
     scale: float = 40.0
     m: float = 0.4
     t: float = 3.0
-    balance: float = 0.7  # λ
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        # Its margin is on both sides, of which the others' is the same at every step.
-        self._hold(
-            t=(self.t > 0.0, "above 0"),
-            balance=(0.0 < self.balance < 1.0, "between 0 and 1"),
-            m=(self.m >= 0.0, "at least 0"),
-            warmup=(self.warmup == 0, "0"),
-        )
+        self._hold(t=(self.t > 0.0, "above 0"), m=(self.m >= 0.0, "at least 0"))
 
     def _g(self, cos: Float[Array, "*s"]) -> Float[Array, "*s"]:
         # Rounding may take a cosine below −1, where a power has no derivative.

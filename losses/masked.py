@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from losses.loss import Loss, Objective, class_condition, every_class
+from losses.loss import Loss, Objective, check_dropout, class_condition, every_class
 from losses.sequence import token_cross_entropy
 from models.masked import Masked, MaskedModel, lowest
 from models.model import Batch, Condition, Model, Variables
@@ -85,7 +85,8 @@ class MaskedTokens(Loss):
     label_dropout: float = 0.0  # how often the class is left out, for guidance
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.smoothing < 1.0 or not 0.0 <= self.label_dropout <= 1.0:
+        check_dropout(self.label_dropout)
+        if not 0.0 <= self.smoothing < 1.0:
             raise ValueError(
                 f"smoothing={self.smoothing} must be in [0, 1), label_dropout={self.label_dropout} in [0, 1]"
             )

@@ -16,10 +16,10 @@ from jaxtyping import Array, Float, Int, Key
 
 from losses.loss import Loss, Objective, every_class, mean_over_dims, told
 from losses.times import LogitNormal, TimeDistribution
-from models.denoiser import expand
 from models.jump import Jump
 from models.model import Batch, Model, Variables
 from paths.couplings import Coupling, Independent
+from paths.path import expand
 from paths.schedules import Rectified
 
 
@@ -53,6 +53,10 @@ class MeanFlow(Loss):
     power: float = 1.0  # p of the adaptive weight; 0 is the plain square
     offset: float = 1e-3  # c of the adaptive weight
 
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.instantaneous <= 1.0 or self.power < 0.0 or self.offset <= 0.0:
+            raise ValueError(f"{self}: instantaneous is in [0, 1], power at least 0 and offset above 0")
+
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:
@@ -62,7 +66,7 @@ class MeanFlow(Loss):
         t, s = two_times(time_key, self.times, model, x0.shape[0])
         s = jnp.where(jax.random.bernoulli(same_key, self.instantaneous, t.shape), t, s)
         eps = self.coupling.noise(noise_key, told(model, batch))
-        xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
+        xt = model.path.interpolate(x0, eps, t)
         v = model.target(x0, eps, t)
         condition = every_class(batch)
 

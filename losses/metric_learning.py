@@ -75,6 +75,10 @@ class CenterLoss(Loss):
         if self.weight < 0.0 or not 0.0 < self.rate <= 1.0:
             raise ValueError(f"weight={self.weight} must be at least 0 and rate={self.rate} in (0, 1]")
 
+    def check_parts(self, parts: int) -> None:
+        if parts > 1:
+            raise ValueError(f"accumulate={parts}: centres move once a batch, eq. (3), which cannot be read in parts")
+
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
     ) -> Objective:

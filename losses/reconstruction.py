@@ -1,8 +1,8 @@
 """What a first stage is trained on: to say the images, through its bottleneck.
 
-    (1)  L = (−log P(x | q) + nats)/D + λ·penalty,  D pixels and channels                   1711.00937 eq. 3
+    (1)  L = (−log P(x | q) + β·KL(q ‖ prior))/D + λ·penalty,  D pixels and channels        1711.00937 eq. 3
 
-P, nats and penalty are the model's (models/vqvae.py). The KL divergence to a uniform prior over codes is constant where
+P, β·KL and penalty are the model's (models/vqvae.py). The KL divergence to a uniform prior over codes is constant where
 they are not drawn, and left out; what codes cost is their prior's to say.
 """
 
@@ -31,5 +31,5 @@ class Reconstruction(Loss):
         found = model.reconstruct(variables, x, key)
         dims = math.prod(x.shape[1:])
         own = {"squared_error": mean_over_dims((found.image - x) ** 2), "nats_per_dim": -found.log_prob / dims}
-        value = (found.nats - found.log_prob) / dims + self.penalty * found.penalty
+        value = (found.weighted_kl - found.log_prob) / dims + self.penalty * found.penalty
         return Objective(value, own | {"penalty": found.penalty} | found.metrics, found.state)

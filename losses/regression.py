@@ -12,7 +12,9 @@ from models.regressor import SequenceRegressor
 
 @dataclass(frozen=True, kw_only=True)
 class SquaredError(Loss):
-    """As above; logs how many answers are within 0.04, what the adding problem counts as solved."""
+    """As above; logs how many answers are near, as metrics/squared_error.py counts them."""
+
+    near: float = 0.04  # of the adding problem, Hochreiter & Schmidhuber 1997 §5.4
 
     def __call__(
         self, model: Model, variables: Variables, key: Key[Array, ""], batch: Batch, step: Int[Array, ""]
@@ -22,5 +24,5 @@ class SquaredError(Loss):
         if "target" not in batch:
             raise ValueError("a regression needs a target, and this data has none")
         error = model.predict(variables, batch["x"], key) - batch["target"]
-        right = (jnp.abs(error) < 0.04).astype(jnp.float32)
-        return Objective(jnp.square(error), {"within": right}, variables["state"])
+        near = (jnp.abs(error) < self.near).astype(jnp.float32)
+        return Objective(jnp.square(error), {"near": near}, variables["state"])

@@ -19,8 +19,8 @@ from losses.loss import Loss, Objective, every_class, mean_over_dims
 from losses.meanflow import mean_velocity_model
 from losses.times import TimeDistribution
 from losses.times import Uniform as UniformTimes
-from models.denoiser import expand
 from models.model import Batch, Model, Variables
+from paths.path import expand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Shortcut(Loss):
         t = jnp.where(consistent, position, self.times(time_key, size, model.path))
         d = jnp.where(consistent, 0.5 * whole, 0.0)
         eps = jax.random.normal(noise_key, x0.shape, x0.dtype)
-        xt = expand(model.path.alpha(t), x0) * x0 + expand(model.path.sigma(t), x0) * eps
+        xt = model.path.interpolate(x0, eps, t)
         condition = every_class(batch)
         # Half of the smallest jump has never been trained: there the velocity itself stands in.
         asked = jnp.where(k == 0, 0.0, d)

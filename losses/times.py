@@ -60,6 +60,10 @@ class Discrete(TimeDistribution):
 
     steps: int = 1000  # T
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"steps={self.steps} must be at least 1")
+
     def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]:
         return jnp.clip(jnp.ceil(u * self.steps), 1, self.steps) / self.steps
 
@@ -71,6 +75,10 @@ class LogitNormal(TimeDistribution):
     mean: float = 0.0
     std: float = 1.0
 
+    def __post_init__(self) -> None:
+        if self.std < 0.0:
+            raise ValueError(f"std={self.std} must be at least 0")
+
     def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]:
         return jax.nn.sigmoid(self.mean + self.std * ndtri(jnp.clip(u, EDGE, 1.0 - EDGE)))
 
@@ -81,6 +89,10 @@ class LogNormal(TimeDistribution):
 
     mean: float = -1.2
     std: float = 1.2
+
+    def __post_init__(self) -> None:
+        if self.std < 0.0:
+            raise ValueError(f"std={self.std} must be at least 0")
 
     def quantile(self, u: Float[Array, " b"], path: Path) -> Float[Array, " b"]:
         log_noise = self.mean + self.std * ndtri(jnp.clip(u, EDGE, 1.0 - EDGE))

@@ -7,9 +7,8 @@ from jaxtyping import Array, Bool, Key
 
 from data.dataset import Dataset
 from metrics.examples import over_examples
-from metrics.metric import Evaluation, Metric
+from metrics.metric import Evaluation, Metric, check_has_labels
 from models.classifier import NoisyClassifier
-from models.denoiser import expand
 from models.model import Variables
 from samplers.sampler import normal_like
 
@@ -18,13 +17,16 @@ from samplers.sampler import normal_like
 class Accuracy(Metric):
     """Fraction of test examples whose class a classifier names, clean and at higher noise."""
 
-    times: tuple[float, ...] = (0.0, 0.5)  # each is measured; 0 is clean data
+    times: tuple[float, ...] = (0.0, 0.5)  # each is measured, in [0, 1]; 0 is the path's first, next to clean data
     examples: int = 10_000  # the first so many of the test split
     seed: int = 0  # decides the noise
 
+    def __post_init__(self) -> None:
+        if not all(0.0 <= t <= 1.0 for t in self.times):
+            raise ValueError(f"times={self.times} are not all in [0, 1]")
+
     def check(self, data: Dataset) -> None:
-        if not data.num_classes:
-            raise ValueError(f"accuracy needs labels, and {type(data).__name__} has none")
+        check_has_labels("accuracy", data)
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         model = evaluation.model
@@ -37,7 +39,7 @@ class Accuracy(Metric):
             x, found = batch["x"], []
             for time in times:
                 t = jnp.full(x.shape[:1], time)
-                xt = expand(path.alpha(t), x) * x + expand(path.sigma(t), x) * normal_like(keys, x)
+                xt = path.interpolate(x, normal_like(keys, x), t)
                 found.append(jnp.argmax(model.logits(variables, xt, t), axis=1) == batch["label"])
             return found
 

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from data.dataset import Dataset
-from metrics.embeddings import check_has_labels, embedded
-from metrics.metric import Evaluation, Metric
+from metrics.embeddings import embedded
+from metrics.examples import named
+from metrics.metric import Evaluation, Metric, check_has_labels
 from metrics.verification import chunks, directions
 
 
@@ -60,7 +61,7 @@ def _nearest_others(unit: Float[np.ndarray, "n d"]) -> Int[np.ndarray, " n"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Angles(Metric):
-    """Angles within and between the classes of a split; names of the training split's numbers end in `_of_train`."""
+    """Angles within and between the classes of a split."""
 
     split: Literal["train", "test"] = "test"
     examples: int = 10_000  # the first so many of the split
@@ -74,6 +75,4 @@ class Angles(Metric):
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         arrays = evaluation.data.arrays(self.split, self.examples)
-        end = "_of_train" if self.split == "train" else ""
-        found = class_angles(embedded(evaluation, arrays["x"]), arrays["label"])
-        return {name + end: value for name, value in found.items()}
+        return named(class_angles(embedded(evaluation, arrays["x"]), arrays["label"]), self.split)

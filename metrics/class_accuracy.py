@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from data.dataset import Dataset
 from metrics.classifier import Classifier, classifier
 from metrics.features import flat
-from metrics.metric import Evaluation, Metric
+from metrics.metric import Evaluation, Metric, check_has_labels
 
 
 def read_as(judge: Classifier, x: Float[np.ndarray, "n *s"], label: Int[np.ndarray, " n"]) -> float:
@@ -27,8 +27,7 @@ class ClassAccuracy(Metric):
     samples: int = 1000
 
     def check(self, data: Dataset) -> None:
-        if not data.num_classes:
-            raise ValueError(f"class accuracy needs labels, and {type(data).__name__} has none")
+        check_has_labels("class accuracy", data.pictured)
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         classes = getattr(evaluation.model, "num_classes", 0)

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from data.dataset import Dataset
 from metrics.classifier import Classifier, classifier
 from metrics.features import flat
-from metrics.metric import Evaluation, Metric
+from metrics.metric import Evaluation, Metric, check_has_labels
 
 
 def sure_of(judge: Classifier, x: Float[np.ndarray, "n *s"], above: float) -> float:
@@ -28,8 +28,7 @@ class Confidence(Metric):
     above: float = 0.9
 
     def check(self, data: Dataset) -> None:
-        if not data.pictured.num_classes:
-            raise ValueError(f"confidence needs labels, and {type(data.pictured).__name__} has none")
+        check_has_labels("confidence", data.pictured)
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
         judge = classifier(evaluation.data.pictured)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from data.dataset import Dataset
 from data.verification_pairs import Pairs, drawn_pairs, read_images, read_pairs
 from metrics.examples import over_examples
-from metrics.metric import Evaluation, Metric
+from metrics.metric import Evaluation, Metric, check_has_labels
 from metrics.verification import (
     auc,
     check_far,
@@ -63,12 +63,6 @@ def embedded(evaluation: Evaluation, x: Float[np.ndarray, "n *s"]) -> Float[np.n
 def _check_finite(finite: Bool[np.ndarray, " n"]) -> None:
     if not finite.all():
         raise ValueError(f"{np.sum(~finite)} of {len(finite)} embeddings hold numbers that are not finite")
-
-
-def check_has_labels(metric: str, data: Dataset) -> None:
-    """Raises a ValueError where the data has no labels."""
-    if not data.num_classes:
-        raise ValueError(f"{metric} needs labels, and {type(data).__name__} has none")
 
 
 def check_closed(metric: str, data: Dataset) -> None:

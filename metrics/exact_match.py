@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Key
 
-from metrics.examples import OverExamples
+from metrics.examples import OverExamples, named
 from metrics.metric import Evaluation
 from models.language_model import TokenModel
 from samplers.autoregressive import Decoding
@@ -35,7 +35,5 @@ class ExactMatch(OverExamples):
         x = self.over(drawn, evaluation, arrays | told)
         counts = arrays.get("weight", np.ones(arrays["x"].shape)) > 0
         right = (x == arrays["x"]) | ~counts
-        return {
-            "exact_match": float(right.all(axis=1).mean()),
-            "token_match": float((right & counts).sum() / counts.sum()),
-        }
+        of_tokens = (right & counts).sum() / counts.sum()
+        return named({"exact_match": right.all(axis=1).mean(), "token_match": of_tokens}, self.split)

@@ -1,4 +1,4 @@
-"""What density metrics share: examples in equal batches, a key each, and the mean with its standard error."""
+"""What metrics over examples share: equal batches, a key each, the mean with its standard error, and names."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -36,8 +36,9 @@ def condition_of(model: Denoiser, batch: Mapping[str, Array]) -> Condition:
     return {"label": batch["label"]} if is_conditional(model, batch) else None
 
 
-def is_conditional(model: Denoiser, batch: Mapping[str, Any]) -> bool:
-    return bool(model.num_classes) and "label" in batch
+def is_conditional(model: Model, batch: Mapping[str, Any]) -> bool:
+    """Whether a model is told each example's own class: it takes one, and the data has it."""
+    return bool(getattr(model, "num_classes", 0)) and "label" in batch
 
 
 def over_examples(function: PerExample, variables: Variables, examples: Arrays, seed: int, batch_size: int) -> Any:
@@ -84,9 +85,15 @@ def mean_and_error(name: str, values: Float[np.ndarray, " n"]) -> dict[str, floa
     return {name: float(values.mean()), f"{name}_stderr": float(values.std(ddof=1) / np.sqrt(len(values)))}
 
 
+def named(numbers: Mapping[str, Any], split: str, given: bool = False) -> dict[str, float]:
+    """Numbers by names that say of what they are: they end in `_given_label` if classes were told, then `_of_train`."""
+    end = ("_given_label" if given else "") + ("_of_train" if split == "train" else "")
+    return {name + end: float(value) for name, value in numbers.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class OverExamples(Metric):
-    """Base of the metrics that are a mean over the first examples of a split."""
+    """Base of the metrics that are a mean over the first examples of a split; names end as those of `named`."""
 
     examples: int = 1000  # the first so many of the split
     split: Literal["train", "test"] = "test"

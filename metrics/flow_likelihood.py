@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Key
 
-from metrics.examples import OverExamples, mean_and_error
+from metrics.examples import OverExamples, is_conditional, mean_and_error, named
 from metrics.likelihood import bits_per_dim
 from metrics.metric import Evaluation
 from models.flows.flow import Flow
@@ -24,8 +24,7 @@ class FlowLikelihood(OverExamples):
     """Bits/dim (1) and nats (2) of a split; for continuous data nats of x as it stands, `nll`.
 
     What else the flow has to say of these passes is there too: `nfe` of a continuous one, and more. A class-conditional
-    flow is given each example's own class, and the names of its numbers end in `_given_label`; those of the training
-    split in `_of_train`.
+    flow is given each example's own class.
     """
 
     def __call__(self, evaluation: Evaluation) -> dict[str, float]:
@@ -49,6 +48,4 @@ class FlowLikelihood(OverExamples):
             levels = round(2.0 / model.bin_width) + 1
             numbers = mean_and_error("bits_per_dim", bits_per_dim(values, dims, 1.0))  # of P: the bin is in it
             numbers |= mean_and_error("nats_on_unit_cube", values + dims * math.log(levels))
-        end = "_given_label" if model.num_classes and "label" in arrays else ""
-        end += "_of_train" if self.split == "train" else ""
-        return {name + end: value for name, value in (numbers | others).items()}
+        return named(numbers | others, self.split, is_conditional(model, arrays))

@@ -14,6 +14,7 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float
 
+from metrics.examples import mean_and_error
 from metrics.features import check_sides, flat
 from metrics.metric import Evaluation, Metric
 
@@ -85,4 +86,4 @@ class KID(Metric):
 
     def _numbers(self, name: str, x: Float[np.ndarray, "n d"], y: Float[np.ndarray, "m d"]) -> dict[str, float]:
         values = over_subsets(x, y, self.subsets, self.size, self.seed)
-        return {name: float(values.mean()), f"{name}_stderr": float(values.std(ddof=1) / np.sqrt(self.subsets))}
+        return mean_and_error(name, values)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error
+from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error, named
 from metrics.metric import Evaluation
 from models.flows.dequantization import dequantize
 from models.model import Condition
@@ -91,7 +91,7 @@ def probability_flow_log_prob(
 
 
 def bits_per_dim(log_prob: Any, dims: int, bin_width: float) -> Any:
-    """Eq. (3). The width is that of x's own lattice: 1/256 of the range for 256 levels, whatever the range is.
+    """Eq. (3). Δ is the distance between neighbouring levels of x: 2/(n − 1) for n levels from −1 to 1.
 
     Args:
       log_prob: in nats, of a density in x's units; any shape.
@@ -111,7 +111,7 @@ class Likelihood(OverExamples):
     """Bits/dim of held-out data by the probability-flow ODE; nats (`nll`) where the data is continuous.
 
     Discrete data is dequantised, one draw an example. A class-conditional model is given each example's own class where
-    the data has one; the names of the numbers then end in `_given_label`.
+    the data has one.
     """
 
     integrator: Integrator = field(default_factory=Adaptive)
@@ -141,9 +141,9 @@ class Likelihood(OverExamples):
                 f"{lost} of {len(values)} solves gave no finite density with {self.integrator}: raise its max_steps, "
                 "loosen its tolerances, or look at the network"
             )
-        given = "_given_label" if is_conditional(model, arrays) else ""
         if width is None:
-            numbers = mean_and_error(f"nll{given}", -values)
+            numbers = mean_and_error("nll", -values)
         else:
-            numbers = mean_and_error(f"bits_per_dim{given}", bits_per_dim(values, arrays["x"][0].size, width))
-        return numbers | {"likelihood_nfe": float(np.mean(nfe))}
+            numbers = mean_and_error("bits_per_dim", bits_per_dim(values, arrays["x"][0].size, width))
+        numbers["likelihood_nfe"] = float(np.mean(nfe))
+        return named(numbers, self.split, is_conditional(model, arrays))

@@ -14,14 +14,14 @@ from jaxtyping import Array, Key
 
 from data.image_tokens import ImageTokens
 from losses.masked import log_prob_bounds
-from metrics.examples import OverExamples, mean_and_error
+from metrics.examples import OverExamples, is_conditional, mean_and_error, named
 from metrics.metric import Evaluation
 from models.masked import MaskedModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedLikelihood(OverExamples):
-    """Eq. (1) and (2) of a split, with standard errors over examples; those of `train` end in `_of_train`."""
+    """Eq. (1) and (2) of a split, with standard errors over examples."""
 
     draws: int = 16  # masks an example; a multiple of its tokens has every number of masked ones equally often
 
@@ -45,5 +45,4 @@ class MaskedLikelihood(OverExamples):
             **mean_and_error("nats_per_token_bound", nats),
             **mean_and_error(f"bits_per_{unit}_bound", nats / math.log(2.0)),
         }
-        end = "_of_train" if self.split == "train" else ""
-        return {name + end: value for name, value in numbers.items()}
+        return named(numbers, self.split, is_conditional(model, arrays))

@@ -32,6 +32,12 @@ class Evaluation:
         return self.data.pictured.arrays(split, n)["x"]
 
 
+def check_has_labels(metric: str, data: Dataset) -> None:
+    """Raises a ValueError where the data has no labels."""
+    if not data.num_classes:
+        raise ValueError(f"{metric} needs labels, and {type(data).__name__} has none")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric(ABC):
     """Base of all metrics."""

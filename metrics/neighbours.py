@@ -5,8 +5,8 @@
          other.
     (2)  nearest-train distance: mean over samples of min_i ‖x − x_i‖₂ over the training set, in data units.
 
-Distances are Euclidean, in raw pixels. A sample that holds a number that is not finite is far from everything, and told
-apart.
+Distances are Euclidean, in raw pixels. For (1) a sample that holds a number that is not finite is far from everything,
+and told apart; (2) is then not finite either.
 """
 
 from dataclasses import dataclass

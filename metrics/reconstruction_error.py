@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Array, Key
 
-from metrics.examples import OverExamples, mean_and_error
+from metrics.examples import OverExamples, mean_and_error, named
 from metrics.metric import Evaluation
 from models.codec import Codec
 from models.model import Model
@@ -33,7 +33,7 @@ def codec(model: Model) -> Codec:
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructionError(OverExamples):
-    """Eq. (1)–(4) of a split; the names of the training split's numbers end in `_of_train`."""
+    """Eq. (1)–(4) of a split."""
 
     examples: int = 10_000
 
@@ -44,11 +44,11 @@ class ReconstructionError(OverExamples):
             x = batch["x"]
             found = model.reconstruct(variables, x)
             codes = model.encode(variables, x) if model.coded else x[:, :0, 0, 0]
-            return (found.image - x) ** 2, found.log_prob, found.nats, codes
+            return (found.image - x) ** 2, found.log_prob, found.kl, codes
 
         arrays = evaluation.data.arrays(self.split, self.examples)
         x = np.asarray(arrays["x"], np.float64)
-        squared, log_prob, nats, codes = self.over(measured, evaluation, arrays)
+        squared, log_prob, kl, codes = self.over(measured, evaluation, arrays)
         bits = 1.0 / (x[0].size * math.log(2.0))
         numbers = {"normalised_error": float(np.asarray(squared, np.float64).mean() / x.var())}
         numbers |= mean_and_error("bits_per_dim_of_reconstruction", -bits * log_prob)
@@ -57,7 +57,6 @@ class ReconstructionError(OverExamples):
             p = counts[counts > 0] / counts.sum()
             numbers["bits_per_dim_of_equal_codes"] = bits * codes.shape[1] * math.log(model.codes)
             numbers |= {"perplexity": float(np.exp(-np.sum(p * np.log(p)))), "usage": float(np.mean(counts > 0))}
-        elif np.any(nats):
-            numbers["bits_per_dim_of_latents"] = float(bits * nats.mean())
-        end = "_of_train" if self.split == "train" else ""
-        return {name + end: value for name, value in numbers.items()}
+        elif np.any(kl):
+            numbers["bits_per_dim_of_latents"] = float(bits * kl.mean())
+        return named(numbers, self.split)

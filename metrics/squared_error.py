@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from metrics.examples import OverExamples, mean_and_error
+from metrics.examples import OverExamples, mean_and_error, named
 from metrics.metric import Evaluation
 from models.regressor import SequenceRegressor
 
@@ -27,4 +27,5 @@ class MeanSquaredError(OverExamples):
             return jnp.abs(model.predict(variables, batch["x"]) - batch["target"])
 
         found = self.over(error, evaluation, evaluation.data.arrays(self.split, self.examples))
-        return mean_and_error("squared_error", np.square(found)) | {"near": float(np.mean(found < self.near))}
+        numbers = mean_and_error("squared_error", np.square(found)) | {"near": float(np.mean(found < self.near))}
+        return named(numbers, self.split)

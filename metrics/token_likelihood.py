@@ -1,6 +1,6 @@
 """Held-out likelihood of a model of tokens.
 
-(1)  nats a token = −Σ log P(x_t | x_<t)/Σ w_t over all tokens that count
+(1)  nats a token = −Σ w_t·log P(x_t | x_<t)/Σ w_t,  w_t = 1 for tokens that count
 (2)  bits a token = (1)/log 2: bits per character of a text, and bits/dim, exactly, where a token is a pixel
 (3)  perplexity = exp((1))
 """
@@ -15,14 +15,14 @@ from jaxtyping import Array, Int, Key
 
 from data.image_tokens import ImageTokens
 from losses.sequence import log_probs
-from metrics.examples import OverExamples
+from metrics.examples import OverExamples, is_conditional, named
 from metrics.metric import Evaluation
 from models.language_model import TokenModel
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenLikelihood(OverExamples):
-    """Eq. (1)–(3) of a split, with the standard error of (1) over examples; those of `train` end in `_of_train`.
+    """Eq. (1)–(3) of a split, with the standard error of (1) over examples.
 
     Of a text in windows every window begins afresh, so that its first tokens are told little; a recurrent network that
     was trained with a carried state is read over many windows as one.
@@ -52,8 +52,7 @@ class TokenLikelihood(OverExamples):
             f"bits_per_{unit}_stderr": error / math.log(2.0),
             "perplexity": math.exp(nats),
         }
-        end = "_of_train" if self.split == "train" else ""
-        return {name + end: float(value) for name, value in numbers.items()}
+        return named(numbers, self.split, is_conditional(model, arrays))
 
 
 def joined(x: Int[np.ndarray, "n t"], count: int) -> Int[np.ndarray, "m _"]:

@@ -17,7 +17,7 @@ from data.dataset import Dataset
 from data.encoded import Encoded
 from losses.masked import log_prob_bounds
 from losses.sequence import log_probs
-from metrics.examples import OverExamples, mean_and_error
+from metrics.examples import OverExamples, is_conditional, mean_and_error, named
 from metrics.metric import Evaluation
 from models.language_model import TokenModel
 from models.masked import MaskedModel
@@ -27,11 +27,16 @@ from models.masked import MaskedModel
 class TwoStageLikelihood(OverExamples):
     """Eq. (1) of a split, both of its parts, and their sum with its standard error.
 
-    A prior that is told classes is told each example's own; the names of its numbers then end in `_given_label`.
+    A prior that is told classes is told each example's own.
     """
 
     examples: int = 10_000
     draws: int = 8  # masks an example, where P(c) is a bound
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws < 1:
+            raise ValueError(f"draws={self.draws} must be at least 1")
 
     def check(self, data: Dataset) -> None:
         if not isinstance(data, Encoded):
@@ -56,6 +61,4 @@ class TwoStageLikelihood(OverExamples):
         bits = 1.0 / (math.prod(data.pictured.shape) * math.log(2.0))
         numbers = mean_and_error("bits_per_dim", -bits * (codes + images))
         numbers |= {"bits_per_dim_of_codes": -bits * codes.mean(), "bits_per_dim_of_images": -bits * images.mean()}
-        end = "_given_label" if getattr(model, "num_classes", 0) and "label" in arrays else ""
-        end += "_of_train" if self.split == "train" else ""
-        return {name + end: float(value) for name, value in numbers.items()}
+        return named(numbers, self.split, is_conditional(model, arrays))

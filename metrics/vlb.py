@@ -26,7 +26,7 @@ from jax.scipy.special import log_ndtr
 from jaxtyping import Array, Float, Key
 
 from data.dataset import Dataset
-from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error
+from metrics.examples import OverExamples, condition_of, denoiser, is_conditional, mean_and_error, named
 from metrics.metric import Evaluation
 from models.denoiser import Denoise
 from paths.grids import Grid, Knots, Uniform
@@ -124,7 +124,7 @@ class VLB(OverExamples):
     """DDPM's variational bound in bits/dim, and its parts L_T (prior), L_1 … L_{T−1} (steps) and L_0 (decoder).
 
     Only for data on a lattice in [−1, 1]. A class-conditional model is given each example's own class where the data
-    has one; the names of the numbers then end in `_given_label`.
+    has one.
     """
 
     steps: int = 1000  # N, network calls an example
@@ -163,8 +163,8 @@ class VLB(OverExamples):
         bits = [np.asarray(part, np.float64) / (arrays["x"][0].size * math.log(2.0)) for part in found]
         if not all(np.isfinite(part).all() for part in bits):
             raise ValueError("the variational bound is not finite: the network said something that is not a number")
-        given = "_given_label" if is_conditional(model, arrays) else ""
-        numbers = mean_and_error(f"vlb_bits_per_dim{given}", np.sum(bits, axis=0))
+        numbers = mean_and_error("vlb_bits_per_dim", np.sum(bits, axis=0))
         for name, part in zip(("prior", "steps", "decoder"), bits, strict=True):
-            numbers[f"vlb_{name}{given}"] = float(part.mean())
-        return numbers | {"vlb_nfe": float(self.steps)}
+            numbers[f"vlb_{name}"] = float(part.mean())
+        numbers["vlb_nfe"] = float(self.steps)
+        return named(numbers, self.split, is_conditional(model, arrays))

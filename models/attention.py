@@ -6,8 +6,8 @@
          numbers of the halves of a query or key, θ_k = 10000^(−2k/d)                          2104.09864 eq. 34
     (4)  a cache holds all keys and values so far: the next tokens' queries attend to them: nothing is computed twice
 
-A mask is −∞ but for rounding: a large finite number, so that a row with nothing to attend to is no number's end. Such
-a row answers 0.
+A masked score is a large finite number: with −∞ the softmax of a row with nothing to attend to would be NaN. Such a row
+answers 0.
 """
 
 from typing import Any
@@ -132,10 +132,11 @@ class CrossAttention(nn.Module):
         return k, v
 
     def weights(self, x: Tokens, k: Kept, mask: Mask | None = None) -> Float[Array, "b heads t s"]:
-        """Where each query looks: the softmax of eq. (1), for pictures."""
+        """Where each query looks: the softmax of eq. (1) in float32, for pictures; 0 where there is nothing to see."""
         q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)
-        scores = jnp.einsum("bthd,bshd->bhts", q, k) / q.shape[-1] ** 0.5
-        return jax.nn.softmax(scores if mask is None else jnp.where(mask[:, None], scores, -1e30), axis=-1)
+        scores = jnp.einsum("bthd,bshd->bhts", q, k, preferred_element_type=jnp.float32) / q.shape[-1] ** 0.5
+        seen = True if mask is None else mask[:, None]
+        return jax.nn.softmax(jnp.where(seen, scores, -1e30), axis=-1) * seen
 
     def __call__(self, x: Tokens, k: Kept, v: Kept, mask: Mask | None = None) -> Tokens:
         q = by_rows(self.q, x).astype(k.dtype).reshape(*x.shape[:2], self.heads, -1)

@@ -1,7 +1,7 @@
 """What sequence models are made of: a network from vectors to vectors, one a place, that can go on from a state.
 
     (1)  (h'_1 … h'_T, s_T) = f(h_1 … h_T, s_0)
-    (2)  f(h_1 … h_T, s_0) = f(h_t+1 … h_T, s_t) after f(h_1 … h_t, s_0): a sequence may be read in pieces
+    (2)  f(h_1 … h_T, s_0) = f(h_{t+1} … h_T, s_t) after f(h_1 … h_t, s_0): a sequence may be read in pieces
 
 So one call is everything that decoding needs: the whole of a prompt (prefill) and one token more (a step) differ in T
 alone. An RNN's state is its carry; a transformer's is the keys and values of all it has read.

@@ -1,7 +1,7 @@
 """What stands in a quantizer's place where there are no codes: nothing, and a normal.
 
 plain     q = z                                                            an autoencoder
-normal    q = μ + σ·ε,  (μ, log σ) = z,  nats = KL(N(μ, σ²) ‖ N(0, 1)) = ½·Σ (μ² + σ² − 1 − 2·log σ)
+normal    q = μ + σ·ε,  (μ, log σ) = z,  KL(N(μ, σ²) ‖ N(0, 1)) = ½·Σ (μ² + σ² − 1 − 2·log σ)
                                                                            a VAE, 1312.6114 app. B
 """
 
@@ -50,7 +50,7 @@ class Plain(_Continuous):
 class NormalPosterior(_Continuous):
     """The posterior's draw while training, its mean otherwise."""
 
-    rate: float = 1.0  # what the nats count in the loss: β of a β-VAE
+    beta: float = 1.0  # what the KL divergence counts in the loss, of a β-VAE
 
     @property
     def inputs(self) -> int:
@@ -58,10 +58,10 @@ class NormalPosterior(_Continuous):
 
     def __call__(self, variables: Any, z: Latents, key: Key[Array, ""] | None = None) -> Quantized:
         mean, log_std = jnp.split(z, 2, axis=-1)
-        kl = 0.5 * (mean**2 + jnp.exp(2.0 * log_std) - 1.0 - 2.0 * log_std)
-        nats = jnp.sum(kl, axis=tuple(range(1, z.ndim)))
+        each = 0.5 * (mean**2 + jnp.exp(2.0 * log_std) - 1.0 - 2.0 * log_std)
+        kl = jnp.sum(each, axis=tuple(range(1, z.ndim)))
         q = mean if key is None else mean + jnp.exp(log_std) * jax.random.normal(key, mean.shape, mean.dtype)
-        return Quantized(q, None, variables["state"], jnp.zeros_like(nats), self.rate * nats, {"kl": nats})
+        return Quantized(q, None, variables["state"], jnp.zeros_like(kl), kl, {"kl": kl}, self.beta)
 
     def latent(self, z: Latents) -> Float[Array, "b *s d"]:
         """The mean."""

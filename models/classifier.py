@@ -14,12 +14,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int, Key
 
-from models.denoiser import expand
 from models.embedding import Conditioning
 from models.mlp import CONDITIONING, MLPBlock
 from models.model import Batch, Model, Variables, wide
 from models.stack import Stack
-from paths.path import Path
+from paths.path import Path, expand
 
 
 class ClassifierMLP(nn.Module):

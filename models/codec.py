@@ -26,7 +26,8 @@ class Reconstructed(NamedTuple):
     image: Image
     log_prob: Float[Array, " b"]  # log P(x | what went through), nats
     penalty: Float[Array, " b"]  # as models/quantize.py has them
-    nats: Float[Array, " b"]
+    kl: Float[Array, " b"]
+    weighted_kl: Float[Array, " b"]  # as the loss counts it
     state: Any  # the model's new `variables["state"]`
     metrics: dict[str, Array]
 

@@ -33,6 +33,8 @@ class ConcatSquash(Net):
         train: bool = False,
         interval: Float[Array, " b"] | None = None,
     ) -> Float[Array, "b *s"]:
+        if interval is not None:
+            raise ValueError("a ConcatSquash knows of no jumps; an MLP, a UNet and a DiT do")
         size = math.prod(x.shape[1:])
         t, h = noise[:, None].astype(x.dtype), x.reshape(x.shape[0], size)
         for i in range(self.depth + 1):

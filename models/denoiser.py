@@ -12,16 +12,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from models.model import Batch, Condition, Model, Net, Variables, label_of
-from paths.path import Path
+from paths.path import Path, expand
 from paths.predictions import Face, Prediction, face, latest_time
 
 # (x, t) → x̂₀; t is one for all, or one a sample under an adaptive solver
 Denoise = Callable[[Float[Array, "b *s"], Float[Array, "..."]], Float[Array, "b *s"]]
-
-
-def expand(coefficient: Any, x: Float[Array, "b *s"]) -> Float[Array, "b *_"]:
-    """A coefficient [B] with as many trailing axes of length 1 as x has."""
-    return jnp.reshape(coefficient, (-1,) + (1,) * (x.ndim - 1))
 
 
 @dataclass(frozen=True, kw_only=True)

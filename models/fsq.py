@@ -1,10 +1,11 @@
 """Finite scalar quantization: each number of a latent is rounded to one of a few levels, and there is no codebook.
 
-    (1)  f(z) = ((L − 1)(1 + ε)/2)·tanh(z + s) − o,  o = ½ for even L and 0 for odd,  s so that f(0) = 0
+    (1)  f(z) = ((L − 1)(1 + ε)/2)·tanh(z + s) − o,  o = ½ for even L and 0 for odd,  s so that f(0) = 0; 0 for L = 2
     (2)  q = round(f(z))/⌊L/2⌋, ∂round the identity                                       2309.15505 §3.1, app. A.1
     (3)  k = Σ_i (⌊L_i/2⌋·q_i + ⌊L_i/2⌋)·Π_{j<i} L_j                                      the product of all L codes
 
-Nothing is learned and nothing can die; there is no penalty.
+Nothing is learned and nothing can die; there is no penalty. The paper's listing has 1 − ε and, for s, tan in place of
+artanh, with which f(0) is not 0. Of two levels s would put z = 0 where tanh has no slope, and its one boundary is at 0.
 """
 
 import math
@@ -18,7 +19,7 @@ from jaxtyping import Array, Key
 
 from models.quantize import Indices, Latents, Quantized, Quantizer, histogram, use_of
 
-EPSILON = 1e-3  # ε: how far beyond the outer levels f reaches, so that they can be rounded to
+EPSILON = 1e-3  # ε: f reaches a little beyond the outer levels, so that s is finite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,8 @@ class FSQ(Quantizer):
         levels = self._along(self.levels, z)
         reach = 0.5 * (levels - 1.0) * (1.0 + EPSILON)
         offset = jnp.where(levels % 2 == 0, 0.5, 0.0)
-        bounded = reach * jnp.tanh(z + jnp.arctanh(offset / reach)) - offset
+        shift = jnp.where(levels == 2, 0.0, jnp.arctanh(offset / reach))
+        bounded = reach * jnp.tanh(z + shift) - offset
         whole = jnp.round(bounded)
         q = (whole + (bounded - jax.lax.stop_gradient(bounded))) / (levels // 2)
         digits = (whole + levels // 2).astype(jnp.int32)

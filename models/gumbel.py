@@ -3,7 +3,7 @@
     (1)  y = softmax((l + g)/τ),  g_k = −log(−log u_k),  l the encoder's logits of K codes      1611.01144 eq. 2
     (2)  q = Σ_k y_k·e_k; hard: one-hot(argmax y) is read, with y's gradient                    1611.01144 §2.2
     (3)  τ_n = τ_0·(τ_1/τ_0)^(n/N) at training step n, τ_1 from n = N on
-    (4)  rate = Σ over places KL(softmax l ‖ uniform) = Σ over places (log K − H)               2102.12092 §2.1
+    (4)  KL = Σ over places KL(softmax l ‖ uniform) = Σ over places (log K − H)               2102.12092 §2.1
 
 Where nothing is drawn the likeliest code is taken.
 """
@@ -28,7 +28,7 @@ class Gumbel(Quantizer):
     last_temperature: float = 0.0625  # τ_1
     anneal: int = 2000  # N, training steps
     hard: bool = False  # the decoder is never shown a mixture
-    rate: float = 1.0  # what the rate (4) counts in the loss
+    beta: float = 1.0  # what (4) counts in the loss
 
     def __post_init__(self) -> None:
         if self.size < 2 or self.width < 1 or self.anneal < 1 or not 0.0 < self.last_temperature <= self.temperature:
@@ -57,7 +57,7 @@ class Gumbel(Quantizer):
         codebook, state = variables["params"]["codebook"], variables["state"]
         log_probs = jax.nn.log_softmax(z, axis=-1)
         over = tuple(range(1, z.ndim))
-        nats = self.rate * jnp.sum(jnp.exp(log_probs) * (log_probs + jnp.log(self.size)), axis=over)
+        kl = jnp.sum(jnp.exp(log_probs) * (log_probs + jnp.log(self.size)), axis=over)
         if key is None:
             indices = jnp.argmax(z, axis=-1, keepdims=True).astype(jnp.int32)
             q, metrics = self.embed(variables, indices), {}
@@ -69,7 +69,7 @@ class Gumbel(Quantizer):
                 y = jax.nn.one_hot(indices[..., 0], self.size) + (y - jax.lax.stop_gradient(y))
             q, state, metrics = y @ codebook, {"step": state["step"] + 1}, {"temperature": tau}
         metrics |= use_of(histogram(indices, self.size))
-        return Quantized(q, indices, state, jnp.zeros(z.shape[:1]), nats, metrics)
+        return Quantized(q, indices, state, jnp.zeros(z.shape[:1]), kl, metrics, self.beta)
 
     def temperature_at(self, step: Array) -> Array:
         """Eq. (3)."""

@@ -4,7 +4,7 @@
     (2)  on the rectified path with the velocity face (1) is xₜ − (t − s)·F: F is the mean velocity from s to t,
          F = 1/(t−s)·∫ₛᵗ u(x_τ, τ) dτ                                        MeanFlow, 2505.13447 eq. 3
     (3)  J(x, t, t) = x for every F, and F(x, t, t) is an ordinary `Denoiser`'s output at t
-    (4)  J(x, t, 0) = x̂₀: a consistency function, 2303.01469 eq. 3-5; s = 0 is clean data on every path
+    (4)  J(x, t, 0) = x̂₀: a consistency function, 2303.01469 §3; s = 0 is clean data on every path
 
 (1) is the form of consistency trajectory models (2310.02279 eq. 9), here on every path. MeanFlow and shortcut models
 learn all (t, s); consistency models s = 0 alone, and know nothing of other jumps.
@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.model import Batch, Condition, Variables
+from paths.path import expand
 
 # Times are differentiated (MeanFlow) or moved by little (consistency): the embedding of DDPM's 1000·t, whose fastest
 # wave has 160 periods, would make F rough in t. Ten radians over the path are few enough.

@@ -34,8 +34,9 @@ class Quantized(NamedTuple):
     indices: Indices | None  # of codes; None where there are none
     state: Any  # the bottleneck's new state: the old one, unless training
     penalty: Float[Array, " b"]  # squared errors, a mean over an example's latents, to be added to the loss
-    nats: Float[Array, " b"]  # the rate that the loss is to count, of all an example's latents
+    kl: Float[Array, " b"]  # of all an example's latents to their prior, nats; 0 where that is constant
     metrics: dict[str, Array]  # for the log
+    kl_weight: float = 1.0  # what the loss counts it: β
 
 
 @dataclass(frozen=True, kw_only=True)

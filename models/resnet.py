@@ -7,7 +7,7 @@
     (4)  BN(y) = g⊙(y − μ)/√(σ² + 10⁻⁵) + c.  In training μ and σ² are the batch's, over all devices; otherwise they are
          running means, m ← 0.9·m + 0.1·(the batch's), in the collection `batch_stats`         1502.03167 alg. 1, 2
 
-φ is models/sphereface.py's (3). A, B and C are 3×3; convolutions have no biases and start normal with variance
+φ is models/activations.py's (1). A, B and C are 3×3; convolutions have no biases and start normal with variance
 2/fan-out. The depth in a network's name counts A, B, C and W. Statistics and sums are float32. Sides are halved,
 rounding up. A stage's units after its first are one scan (models/stack.py).
 

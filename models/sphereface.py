@@ -3,12 +3,12 @@
     (1)  stage k = 0 … 3:  h ← φ(h ∗₂ A + a), a 3×3 convolution of stride 2 to `width`·2ᵏ channels, then n_k times (2)
                                                                                               1704.08063 table 2
     (2)  h ← h + φ(φ(h ∗ B) ∗ C), 3×3 convolutions
-    (3)  φ(x) = x where x > 0, α·x elsewhere, an α a channel that starts at 1/4               1502.01852 eq. 1
-    (4)  embedding = h·W + b, h of all places and channels
+    (3)  embedding = h·W + b, h of all places and channels
 
-Nothing is normalised. As in the paper's code: A and W start uniform with variance 1/fan-in, with biases of 0; B and C
-normal(0.01), without biases. So a unit starts close to the identity. The depth in a network's name counts its
-convolutions. Sides are halved rounding up. The units of a stage are one scan (models/stack.py).
+φ is models/activations.py's (1). Nothing is normalised. As in the paper's code: A and W start uniform with variance
+1/fan-in, with biases of 0; B and C normal(0.01), without biases. So a unit starts close to the identity. The depth in a
+network's name counts its convolutions. Sides are halved rounding up. The units of a stage are one scan
+(models/stack.py).
 """
 
 from typing import Literal
@@ -40,7 +40,7 @@ class ResidualUnit(nn.Module):
 
 
 class SphereFace(EmbeddingNet):
-    """Eq. (1)–(4), of images [B, H, W, C] of any size; the paper's are 112×96×3."""
+    """Eq. (1)–(3), of images [B, H, W, C] of any size; the paper's are 112×96×3."""
 
     depth: Literal[4, 10, 20, 36, 64] = 20  # convolutions
     width: int = 64  # channels of the first stage

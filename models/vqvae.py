@@ -1,9 +1,9 @@
 """The VQ-VAE, and with another bottleneck the autoencoder and the VAE beside it.
 
     (1)  z = E(x),  q, k = quantizer(z),  x ~ P(x | D(q))                                     1711.00937 §3.1, fig. 1
-    (2)  L = (−log P(x | D(q)) + nats)/dims + penalty                                         1711.00937 eq. 3
+    (2)  L = (−log P(x | D(q)) + β·KL)/dims + penalty                                         1711.00937 eq. 3
 
-The quantizer says penalty and nats (models/quantize.py), the observation P (models/observation.py). With
+The quantizer says penalty and KL (models/quantize.py), the observation P (models/observation.py). With
 models/bottlenecks.py's `Plain` for a quantizer (1) is an autoencoder, with its `NormalPosterior` a VAE.
 """
 
@@ -76,7 +76,8 @@ class VQVAE(Codec):
         said = self._said(variables, found.z, x.shape[1:], key)
         log_prob = self.observation.log_prob(variables["params"]["observation"], said, x, self.levels)
         image, state = self.observation.mean(said, self.levels), {"quantizer": found.state}
-        return Reconstructed(image, log_prob, found.penalty, found.nats, state, found.metrics)
+        weighted = found.kl_weight * found.kl
+        return Reconstructed(image, log_prob, found.penalty, found.kl, weighted, state, found.metrics)
 
     def encode(self, variables: Variables, x: Image) -> Codes:
         quantizer = quantizer_of(self.quantizer)

@@ -101,7 +101,8 @@ class VQVAE2(Codec):
             self.observation.mean(said, self.levels),
             log_prob,
             0.5 * (top.penalty + fine.penalty),
-            top.nats + fine.nats,
+            top.kl + fine.kl,
+            top.kl_weight * top.kl + fine.kl_weight * fine.kl,
             {"top": top.state, "fine": fine.state},
             metrics,
         )

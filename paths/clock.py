@@ -1,6 +1,6 @@
 """A time in which the probability-flow ODE is smooth on every path, for solvers that choose their own steps.
 
-    (1)  w = −log(α/σ + c),  c = 0, or 1 where α(t_max) = 0 and log α/σ would be −∞
+    (1)  w = −log(α/σ + c),  c = 0, or 1 where λ(t_max) < −13.8: where α(t_max) = 0, say, and log α/σ would be −∞
     (2)  dt/dw = σ(α + cσ)/(ασ̇ − α̇σ)
 
 In t the velocity is steep near data, and DDPM's has 1,000 kinks, where its table is interpolated.

@@ -2,8 +2,8 @@
 
     (1)  independent    ε_i ~ N(0, I)                                      2209.03003 eq. 1; 2210.02747
     (2)  minibatch_ot   argmin_π Σ_i ‖x_i − ε_π(i)‖², exactly              2302.00482 alg. 3; 2304.14772
-    (3)  sinkhorn       ε of row i drawn from P_i·,  P = argmin Σ P_ij C_ij − reg·H(P),  P1 = Pᵀ1 = 1/B
-                        (entropic plan, Cuturi 1306.0895)                  2302.00482
+    (3)  sinkhorn       ε of row i drawn from P_i·,  P = argmin Σ P_ij C_ij − reg·C̄·H(P),  P1 = Pᵀ1 = 1/B
+                        (entropic plan, Cuturi 1306.0895; C̄ the mean of C) 2302.00482
     (4)  pairs          the batch brings the ε that a teacher made x₀ from: reflow, 2209.03003 §2.1
 
 (2) and (3) never pair across classes where the batch has labels: each class's noise is divided among its own examples

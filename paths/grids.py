@@ -134,6 +134,11 @@ class Karras(Grid):
     sigma_min: float | None = None  # last noise level before data
     sigma_max: float | None = None  # first noise level
 
+    def __post_init__(self) -> None:
+        levels = [level for level in (self.sigma_min, self.sigma_max) if level is not None]
+        if self.rho <= 0.0 or min(levels, default=1.0) <= 0.0 or levels != sorted(levels):
+            raise ValueError(f"rho and the noise levels must be above 0, sigma_min at most sigma_max, got {self}")
+
     def times(self, path: Path, steps: int, t_max: float) -> Float[F64, "n"]:
         low = self.sigma_min if self.sigma_min is not None else max(0.002, _noise(path, path.t_min))
         high = self.sigma_max if self.sigma_max is not None else min(80.0, _noise(path, t_max))

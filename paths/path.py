@@ -7,8 +7,8 @@ Convention: t ∈ [0, 1], **t = 0 is data, t = 1 is noise**.
     (3)  dx = f(t)·x dt + g(t) dw,  f = α̇/α,  g² = 2σσ̇ − 2fσ²      (Kingma et al. 2107.00630, eq. 2 and app. L)
     (4)  dx/dt = α̇·x₀ + σ̇·ε, in expectation the probability-flow ODE (Song et al. 2011.13456, eq. 13)
 
-A path states α and σ; λ, f, g, the derivatives and the prior's standard deviation σ(1) are derived from them here
-and nowhere restated.
+A path states α and σ; λ, f, g and the derivatives are derived from them here and nowhere restated. Sampling starts from
+N(0, σ(1)²·I).
 """
 
 from abc import ABC, abstractmethod
@@ -29,6 +29,11 @@ def namespace(t: Any) -> ModuleType:
     return jnp if isinstance(t, jax.Array) else np
 
 
+def expand(coefficient: Any, x: Float[Array, "b *s"]) -> Float[Array, "b *_"]:
+    """A coefficient [B] with as many trailing axes of length 1 as x has."""
+    return jnp.reshape(coefficient, (-1,) + (1,) * (x.ndim - 1))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Path(ABC):
     """Base of all paths. A new one is a frozen dataclass with `alpha(t)` and `sigma(t)`.
@@ -38,7 +43,7 @@ class Path(ABC):
 
     @property
     def t_min(self) -> float:
-        """Training draws no t below this: 1/σ weightings are integrable only from here."""
+        """The data end, at which training, grids and adaptive solves stop: 1/σ is integrable only from here."""
         return 1e-5
 
     @property
@@ -53,6 +58,12 @@ class Path(ABC):
     @abstractmethod
     def sigma(self, t: Times) -> Any:
         """Scale of the noise in (1)."""
+
+    def interpolate(
+        self, x0: Float[Array, "b *s"], eps: Float[Array, "b *s"], t: Float[Array, " b"]
+    ) -> Float[Array, "b *s"]:
+        """xₜ of (1)."""
+        return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * eps
 
     def input_scale(self, t: Times) -> Any:
         """c_in of every face but EDM's: 1, unless the path's variance grows without bound."""
@@ -99,7 +110,3 @@ class Path(ABC):
         alpha_dot, sigma_dot = self.derivatives(t)
         sigma = self.sigma(t)
         return 2.0 * sigma * (sigma_dot - sigma * alpha_dot / self.alpha(t))
-
-    def prior_std(self) -> float:
-        """σ(1): the standard deviation of the Gaussian that sampling starts from."""
-        return float(self.sigma(self.t_max))

@@ -21,12 +21,21 @@ from jaxtyping import Float
 from paths.path import Path, Times, namespace
 
 
+def _check_levels(path: Path, low: float, high: float) -> None:
+    if not 0.0 < low < high:
+        raise ValueError(f"noise levels must satisfy 0 < sigma_min < sigma_max, got {path}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class VP(Path):
     """Variance-preserving SDE, eq. (1)."""
 
     beta_min: float = 0.1  # noise rate at t = 0
     beta_max: float = 20.0  # noise rate at t = 1
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.beta_min <= self.beta_max or self.beta_max == 0.0:
+            raise ValueError(f"noise rates must satisfy 0 <= beta_min <= beta_max and not both be 0, got {self}")
 
     def log_alpha(self, t: Times) -> Any:
         return -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
@@ -53,6 +62,9 @@ class VE(Path):
 
     sigma_min: float = 0.01  # noise left at t = 0
     sigma_max: float = 50.0  # noise at t = 1, about the largest distance between two data points
+
+    def __post_init__(self) -> None:
+        _check_levels(self, self.sigma_min, self.sigma_max)
 
     @property
     def t_min(self) -> float:
@@ -122,6 +134,10 @@ class Cosine(Path):
 
     s: float = 0.008  # offset that keeps the first noise level visible on 8-bit pixels
 
+    def __post_init__(self) -> None:
+        if self.s < 0.0:
+            raise ValueError(f"s={self.s} must be at least 0")
+
     def alpha(self, t: Times) -> Any:
         # cos(π/2·(t+s)/(1+s)) = sin(π/2·(1−t)/(1+s)): exactly 0 at t = 1, with its slope, where the cosine is not
         return namespace(t).sin(0.5 * np.pi * (1.0 - t) / (1.0 + self.s)) / np.cos(self._start)
@@ -145,6 +161,9 @@ class EDM(Path):
     sigma_min: float = 0.002
     sigma_max: float = 80.0
 
+    def __post_init__(self) -> None:
+        _check_levels(self, self.sigma_min, self.sigma_max)
+
     @property
     def t_min(self) -> float:
         return 0.0  # σ(0) > 0
@@ -164,6 +183,10 @@ class Rectified(Path):
     """Straight lines, eq. (7): rectified flow, and with `sigma_min` > 0 the conditional OT path of flow matching."""
 
     sigma_min: float = 0.0  # noise left at t = 0
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.sigma_min < 1.0:
+            raise ValueError(f"sigma_min={self.sigma_min} is not in [0, 1)")
 
     def alpha(self, t: Times) -> Any:
         return 1.0 - t

@@ -48,13 +48,13 @@ from training import config
 from training.trained import Trained
 from training.trained import trained as read
 
-SCALES = {"tiny": None, "small": None, "paper": None}
+SCALES = {"tiny": None, "small": None, "mnist": None}
 SOURCE = Source(
     paper="A note on the evaluation of generative models",
     arxiv="1511.01844",
     equation="eq. 4: what a density of dequantised images says of the images",
 )
-DATA = {"tiny": "digits", "small": "digits", "paper": "mnist"}
+DATA = {"tiny": "digits", "small": "digits", "mnist": "mnist"}
 TINY_ROWS = ("nice", "glow", "ddpm_vlb", "ddpm_ode", "vqvae", "lstm", "transformer")
 TINY_STEPS, TINY_EXAMPLES = 20, 80
 NO_LEARNING = "no learning"

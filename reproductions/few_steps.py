@@ -28,7 +28,7 @@ from training.reflow import Reflow
 from training.trained import Trained
 from training.trained import trained as read
 
-SCALES = {"tiny": None, "small": None, "paper": None}
+SCALES = {"tiny": None, "small": None}
 SOURCE = Source(
     paper="Flow Straight and Fast (rectified flow); Consistency Models; MeanFlow; Shortcut Models",
     arxiv="2209.03003, 2303.01469, 2505.13447, 2410.12557",
@@ -37,7 +37,7 @@ SOURCE = Source(
 )
 CALLS = (1, 2, 4, 8, 16, 32)
 FEW = (1, 4, 16)  # at tiny
-SAMPLES = {"tiny": 5000, "small": 20_000, "paper": 20_000}
+SAMPLES = {"tiny": 5000, "small": 20_000}
 STEPS = 200  # of a cut training
 SIZE = (8, 5)
 

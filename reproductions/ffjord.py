@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.toys import EightGaussians, Toy, TwoMoons
+from metrics.examples import mean_and_error
 from models.flows.cnf import CNF
 from models.flows.flow import Flow
 from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
@@ -73,8 +74,8 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         for solver, flow in solvers.items():
             found, seen = observed(flow, run.variables, x)
             gap = best - found
-            row |= {f"nll, {solver}": -found.mean(), f"gap, {solver}": gap.mean()}
-            row |= {f"nfe, {solver}": seen["nfe"].mean(), f"stderr, {solver}": gap.std() / np.sqrt(len(gap))}
+            row |= {f"nll, {solver}": -found.mean(), f"nfe, {solver}": seen["nfe"].mean()}
+            row |= dict(zip((f"gap, {solver}", f"stderr, {solver}"), mean_and_error("", gap).values(), strict=True))
         row["samples"] = run.draw(FlowSampler(), 2000)[0].x
         times = np.linspace(0.0, 1.0, FRAMES[scale])
         row["densities"] = np.stack([density_at(run, t, SIDE[scale]) for t in times])

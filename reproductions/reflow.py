@@ -31,16 +31,16 @@ from training.picture import figure_pixels
 from training.trained import Trained
 from training.trained import trained as read
 
-SCALES = {"tiny": None, "small": None, "paper": None}
+SCALES = {"tiny": None, "small": None}
 SOURCE = Source(
     paper="Flow Straight and Fast: Learning to Generate and Transfer Data with Rectified Flow; MeanFlow",
     arxiv="2209.03003, 2505.13447",
     equation="eq. 1, §5.1, figure 2",
 )
 DENSITIES: dict[str, Toy] = {"two_moons": TwoMoons(), "eight_gaussians": EightGaussians()}
-WHERE = {"tiny": (("two_moons",), (0,)), "small": (tuple(DENSITIES), (0, 1, 2)), "paper": (tuple(DENSITIES), (0, 1, 2))}
+WHERE = {"tiny": (("two_moons",), (0,)), "small": (tuple(DENSITIES), (0, 1, 2))}
 MODELS = {"flow": "before reflow", "reflow": "after reflow", "meanflow": "MeanFlow"}
-SAMPLES = {"tiny": 5000, "small": 20_000, "paper": 20_000}
+SAMPLES = {"tiny": 5000, "small": 20_000}
 LINES = 150  # trajectories in a picture
 SIZE = (12, 8)
 

@@ -4,7 +4,8 @@ A module of this folder holds
 
     SCALES                scale → the experiment it trains, by name or as a `Cut` of it; None where the density is exact
                           or `rows` makes several runs of its own by `made`. `tiny` is the figure from trainings cut so
-                          far that it takes a minute on two CPU cores, `small` what README and docs show
+                          far that it takes a minute on two CPU cores, `small` what README and docs show, `mnist` that
+                          of MNIST where `small` is of digits, `paper` the paper's data and settings
     SOURCE                the paper, its equation and its number
     rows(scale, trained)  what is measured; given a text file's path as `data`, too, where the module `TAKES_DATA`
     draw(rows, figure)    and, where it moves, `animation(rows)`: its frames

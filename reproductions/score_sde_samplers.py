@@ -10,12 +10,10 @@ distances between 1,000 samples a cell and the training split, in raw pixels and
 metrics/classifier.py, by the averaged parameters of one run: compare shapes, not numbers. The noise levels are the
 paper's, evenly spaced in t, so in log σ.
 
-The paper searches r for each cell. Here PC has two, the paper's 0.16 for CIFAR-10 and 0.02 (on digits_ve the best of
-0.01, 0.02, 0.04 and 0.08 with reverse diffusion in 1,000 calls). C has r = √(c·log(σ₀/σ_N)/(2·calls)), so that c times
-2r², Langevin's rate at equilibrium, pass while σ falls e-fold. A chain of width d follows only if c ≥ 4, where
-(d/σ)⁴ − c(d/σ)² + c = 0 has a solution; at c = 6 it is 13 % too wide. A larger r is nearer for a Gaussian, but not on
-data: on digits_ve in 2,000 calls r = 0.08, 0.1, 0.16, 0.22 and 0.3 gave 6.84, 0.31, 0.46, 0.90 and 1.49 in raw pixels
-(measured like the cells here, with other r in their place, 2026-11-23).
+The paper searches r for each cell. Here PC has two, the paper's 0.16 for CIFAR-10 and 0.02, a smaller one. C has
+r = √(c·log(σ₀/σ_N)/(2·calls)), so that c relaxations, each of 1/(2r²) calls at equilibrium (samplers/langevin.py), pass
+while σ falls e-fold. A chain of width d follows only if c ≥ 4, where (d/σ)⁴ − c(d/σ)² + c = 0 has a solution; at c = 6
+it is 13 % too wide. A larger r is nearer for a Gaussian, and not on data.
 """
 
 from collections.abc import Iterator

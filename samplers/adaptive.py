@@ -17,10 +17,10 @@ import numpy as np
 from jax.core import eval_jaxpr  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
 from jaxtyping import Array, Float
 
-from models.denoiser import Denoise, expand
+from models.denoiser import Denoise
 from paths.clock import Clock
 from paths.grids import Knots
-from paths.path import Path
+from paths.path import Path, expand
 from samplers.euler import velocity_coefficients
 from samplers.integrators import Adaptive
 from samplers.solver import NoiseOfStep, Samples, Solver

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.denoiser import Denoise, Denoiser, expand
+from models.denoiser import Denoise, Denoiser
 from models.model import label_of
+from paths.path import expand
 from samplers.guidance import check_interval, within
 from samplers.transforms import Network, Transform
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from models.classifier import NoisyClassifier
-from models.denoiser import Denoise, expand
-from paths.path import Path
+from models.denoiser import Denoise
+from paths.path import Path, expand
 from paths.predictions import LOWEST_LOG_SNR
 from samplers.transforms import Network, Transform
 

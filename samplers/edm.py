@@ -8,7 +8,7 @@ With ρ = σ/α and z ~ N(0, I), from ρᵢ to ρᵢ₊₁:
     (4)  x'/α' = x̃/α' + (ρ' − ρ̂)/2·(ε̂(x̃, ρ') − d)
 
 S_churn = 0, the default, is deterministic. ρ̂ is held within the path's range. From α = 0, where ρ = ∞, the step is (3)
-alone, which is DDIM's.
+alone, which is DDIM's. The last step, from the last noisy level onto data, is not churned, whatever S_min is.
 """
 
 from dataclasses import dataclass
@@ -51,6 +51,7 @@ class EDM(Singlestep):
         with np.errstate(divide="ignore"):
             rho, rho_next = here.sigma / here.alpha, there.sigma / there.alpha
         if self.stochastic:
+            # N counts the step onto data, too, which has no row.
             share = min(self.s_churn / (knots.steps + 1), np.sqrt(2.0) - 1.0)
             churned = (rho >= self.s_min) & (rho <= self.s_max) & np.isfinite(rho)
             highest = np.exp(-0.5 * path.log_snr(path.t_max))

@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.denoiser import expand
 from models.flows.flow import Flow, folded
 from models.model import Condition, Model, Variables
+from paths.path import expand
 from samplers.diffusion import PRIOR
 from samplers.sampler import Sampler, noise_of_steps
 from samplers.solver import Samples

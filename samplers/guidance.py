@@ -13,8 +13,9 @@ from dataclasses import dataclass
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from models.denoiser import Denoise, expand
+from models.denoiser import Denoise
 from models.model import NULL_LABEL
+from paths.path import expand
 from samplers.transforms import Network, Transform
 
 

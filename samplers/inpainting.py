@@ -15,8 +15,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from models.denoiser import Denoise, expand
+from models.denoiser import Denoise
 from models.model import Condition
+from paths.path import expand
 from samplers.classifier_guidance import score_to_data
 from samplers.operators import Operator
 from samplers.transforms import Network, Transform

@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from models.denoiser import Denoise, expand
+from models.denoiser import Denoise
 from paths.grids import Knots
-from paths.path import Path
+from paths.path import Path, expand
 from samplers.kernel import Kernel, Row, Rows
 from samplers.solver import Noise
 

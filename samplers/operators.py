@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from models.denoiser import expand
 from models.model import Condition
+from paths.path import expand
 
 Coefficient = float | Float[Array, ""] | Float[Array, " n"]
 ROUNDING = 1e-6  # of the largest of (3)'s denominators: what is below is a zero that float32 rounded

@@ -1,6 +1,6 @@
 """The contract of a solver: from noise at the first knot to data at the last, on any path.
 
-`Kernel` (samplers/kernel.py) is the fixed-step solver, `Adaptive` (samplers/adaptive.py) the one that chooses its own.
+`Kernel` (samplers/kernel.py) is the fixed-step solver, `AdaptiveSolver` (samplers/adaptive.py) chooses its own steps.
 """
 
 from abc import ABC, abstractmethod

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.mlp import MLP
 from models.model import Batch, Condition, Variables
+from paths.path import expand
 from samplers.check import PATHS
 from samplers.targets import Mixture
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from data.arrays import ArraySource
 from data.dataset import Dataset, Source
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.mlp import MLP
 from models.model import Batch, Condition, Variables
+from paths.path import expand
 
 LEVELS = np.linspace(-1.0, 1.0, 5)
 WEIGHTS = np.asarray([0.4, 0.1, 0.05, 0.15, 0.3])

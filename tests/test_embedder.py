@@ -14,7 +14,7 @@ from data.digits import Digits
 from data.grouped import Grouped
 from losses.fused_head import HeadSGD
 from losses.identification import Identification
-from losses.margin_softmax import ArcFace, SphereFace2
+from losses.margin_softmax import AdaFace, ArcFace, SphereFace2
 from losses.metric_learning import MetricLearning
 from metrics.embeddings import HeadAccuracy
 from models.embedder import PAD, Embedder, unit
@@ -198,6 +198,11 @@ def test_one_that_comes_later_stops_the_run_with_what_is_saved(tmp_path):
         (
             lambda e: replace(experiment(update=HeadSGD()), accumulate=2),
             "accumulate=2: a head that the loss updates would take a step a part",
+        ),
+        (lambda e: replace(e, loss=CenterLoss(), accumulate=2), "accumulate=2: centres move once a batch"),
+        (
+            lambda e: replace(e, loss=Identification(margin=AdaFace()), accumulate=2),
+            "accumulate=2: AdaFace compares the norms of a batch",
         ),
         (lambda e: replace(e, data=Grouped(each=5)), "batch_size=16 must be a multiple of each=5"),
         (lambda e: replace(e, model=replace(e.model, classes=7)), "head has 7 classes, but the data has 10"),

@@ -9,9 +9,10 @@ from losses.consistency import ConsistencyDistillation, ConsistencyTraining
 from losses.meanflow import MeanFlow
 from losses.shortcut import Shortcut
 from losses.times import Uniform as UniformTimes
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.jump import Jump
 from models.mlp import MLP
+from paths.path import expand
 from paths.schedules import VP, Cosine, Rectified
 from samplers.diffusion import Diffusion, first_noise
 from samplers.heun import Heun

@@ -10,9 +10,10 @@ import pytest
 from losses.flow_matching import FlowMatching
 from losses.times import Point
 from metrics.straightness import straightness_and_energy
-from models.denoiser import Denoiser, expand
+from models.denoiser import Denoiser
 from models.mlp import MLP
 from paths.couplings import Independent, MinibatchOT, Pairs, Sinkhorn, squared_distances
+from paths.path import expand
 from paths.schedules import VP, Cosine, Rectified
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion

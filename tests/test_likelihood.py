@@ -18,9 +18,9 @@ from data.images import TFDS
 from data.toys import EightGaussians
 from metrics.likelihood import Likelihood, bits_per_dim, dequantize, probability_flow_log_prob
 from metrics.metric import Evaluation
-from models.denoiser import expand
 from models.model import Model
 from models.trace import Exact, Hutchinson
+from paths.path import expand
 from paths.schedules import VP, Cosine, Rectified
 from samplers.integrators import Adaptive, FixedStep
 from samplers.targets import GAUSSIAN_64, LINE, PLANE

@@ -250,7 +250,7 @@ def test_a_gumbel_draws_by_its_logits_and_cools():
     found = quantizer(variables, z, jax.random.key(1))
     near(np.bincount(np.asarray(found.indices).reshape(-1)) / 10_000, [0.5, 0.3, 0.2], 0.02)
     entropy = -sum(p * math.log(p) for p in (0.5, 0.3, 0.2))
-    near(found.nats, np.full(400, 25 * (math.log(3) - entropy)), 1e-3)
+    near(found.kl, np.full(400, 25 * (math.log(3) - entropy)), 1e-3)
     assert int(found.state["step"]) == 1
     near([quantizer.temperature_at(jnp.asarray(n)) for n in (0, 5, 10, 99)], [1.0, 0.1**0.5, 0.1, 0.1])
     hard = Gumbel(size=3, width=2, hard=True)(variables, z, jax.random.key(1))
@@ -268,7 +268,7 @@ def test_without_codes_what_goes_through_is_the_latent_and_the_rate_a_divergence
     draws = mean + std * np.random.default_rng(0).normal(size=(20_000, *mean.shape))
     log_q = -0.5 * ((draws - mean) / std) ** 2 - np.log(std)
     by_draws = (log_q + 0.5 * draws**2).mean(0).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(found.nats, by_draws, rtol=0.02)
+    np.testing.assert_allclose(found.kl, by_draws, rtol=0.02)
     drawn = normal({"params": {}, "state": {}}, z, jax.random.key(1)).z
     assert float(jnp.abs(drawn - mean).max()) > 0.1
 

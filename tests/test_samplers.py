@@ -60,7 +60,7 @@ def test_one_ddim_step_returns_the_denoised_prior(path):
     result = draw(model, Diffusion(solver=DDIM(), steps=1), trajectory=True)
     assert result.trajectory.shape == (2, 64, 2)
     start = result.trajectory[0]
-    assert float(start.std()) == pytest.approx(path.prior_std(), rel=0.15)
+    assert float(start.std()) == pytest.approx(float(path.sigma(1.0)), rel=0.15)
     np.testing.assert_allclose(result.x, denoise(path, start, jnp.ones(64)), atol=1e-5)
 
 

@@ -23,11 +23,12 @@ from jaxtyping import Float, Int, Integer
 
 from data.dataset import Arrays, Dataset, Source, is_test
 from data.encoded import Encoded
-from data.npz import Like, read_npz
+from data.npz import Like, read_npz, write_npz
 from models.codec import Codec
 from models.model import Variables
 from training.errors import UserError
 from training.handover import Finished, finished
+from training.lock import alone
 from training.mesh import Mesh
 
 FLAG = "--data.codes"
@@ -123,6 +124,10 @@ class _OfFirstStage(Encoded):
         return self.pictured.num_classes
 
     @property
+    def open_set(self) -> bool:
+        return self.pictured.open_set
+
+    @property
     def runs(self) -> tuple[str, ...]:
         return (self.codes, *self.pictured.runs)
 
@@ -177,6 +182,12 @@ def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
     path = Path(data.codes) / "codes" / f"{data.kind}_{split}.npz"
     if path.is_file():
         return _read(path, data, stage)
+    path.parent.mkdir(exist_ok=True)
+    with alone(path.parent):
+        return _read(path, data, stage) if path.is_file() else _make(path, data, split, stage)
+
+
+def _make(path: Path, data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
     if jax.process_count() > 1:  # each would write the same file, and wait for another's devices
         raise UserError(f"{path} is made by one process: train or sample with {FLAG} on one host first")
     source = stage.images.source(split)
@@ -187,11 +198,7 @@ def _encoded(data: _OfFirstStage, split: str, stage: FirstStage) -> Arrays:
         batch = source.read(some, -1, some)
         parts.append({**batch, "x": data.make(stage, batch["x"])})
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    path.parent.mkdir(exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    kept: dict[str, Any] = {**arrays, "made_by": stage.digest}
-    np.savez(part, **kept)
-    part.replace(path)
+    write_npz(path, {**arrays, "made_by": stage.digest})
     return arrays
 
 

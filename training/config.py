@@ -11,6 +11,7 @@ import functools
 import importlib
 import inspect
 import json
+import os
 import pkgutil
 import re
 import types
@@ -177,7 +178,7 @@ def save(experiment: Any, path: Path) -> None:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file whole or not at all, whatever ends the process."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")  # two processes may write it at once
     part.write_text(text)
     part.replace(path)
 

@@ -71,9 +71,15 @@ def _explain(error: Exception) -> NoReturn:
     except ReadError as failure:
         exit_with(str(failure), 1)
     except RuntimeError as failure:
+        first_line = (str(failure).strip() or type(failure).__name__).splitlines()[0][:300]
+        if "RESOURCE_EXHAUSTED" in first_line:
+            exit_with(
+                f"a device has not memory enough ({first_line}). train.py EXPERIMENT --plan-memory says what would do; "
+                "--remat auto, --accumulate N and a smaller --batch-size need less",
+                1,
+            )
         if not _is_one_of_several():
             raise
-        first_line = (str(failure).strip() or type(failure).__name__).splitlines()[0][:300]
         exit_with(f"this process cannot go on with the others, one of which may be gone ({first_line})", 1)
     except OSError as failure:  # a full disk, a read-only folder, a file that is not there
         name = f": {failure.filename}" if failure.filename else ""

@@ -33,8 +33,9 @@ class Checkpoints:
             raise ValueError(f"{self}: every and latest must be at least 1, keep_every at least 0")
 
 
-# Settings in which a run may differ from the one that it resumes: of where and how it runs, not of what it computes.
-FREE = ("mesh", "workers", "on_nan", "watchdog", "checkpoints", "log_every")
+# Settings in which a run may differ from the one that it resumes: of where it runs and how it is watched. `on_nan` is
+# among them so that a run that has stopped at a bad step can leave it out.
+FREE = ("mesh", "workers", "on_nan", "watchdog", "checkpoints", "log_every", "sample_every", "sample_count")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto import event_pb2
 from tqdm import tqdm
 
+RATE = "steps_per_second"  # in every row of training, and in none of what is measured behind it
 PROTO: Any = event_pb2  # generated code, which no type checker reads
 
 
@@ -85,14 +86,14 @@ class Log:
             return
         seconds = time.perf_counter() - self._since
         row = {name: total / self._counts[name] for name, total in self._sums.items()}
-        row["steps_per_second"] = self._steps / seconds
+        row[RATE] = self._steps / seconds
         self.row(step, row | self.added(row))
         loss = f"loss {row['loss']:.4f}" if "loss" in row else "no loss"
         if self._bar is not None:
             self._bar.set_postfix_str(loss)
         else:
-            left = (self.last - step) / row["steps_per_second"]
-            speed = f"{row['steps_per_second']:.1f} steps/s"
+            left = (self.last - step) / row[RATE]
+            speed = f"{row[RATE]:.1f} steps/s"
             print(f"step {step}/{self.last}  {loss}  {speed}  {left:.0f} s left", flush=True)
         self._sums, self._counts, self._steps, self._since = {}, {}, 0, time.perf_counter()
 

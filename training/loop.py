@@ -56,10 +56,11 @@ def train(
     run = Run(folder)
     with run.held():
         once(lambda: run.open(experiment, restart))
-        return _train(plan, run, profile, began)
+        again = f"the same command{' without --restart' if restart else ''}"
+        return _train(plan, run, profile, began, again)
 
 
-def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) -> dict[str, Any]:
+def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, again: str) -> dict[str, Any]:
     experiment, folder = plan.experiment, run.folder
     store = Store(folder, experiment.checkpoints)
     restored = store.restore(plan.state_like)
@@ -69,7 +70,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
         state, progress = restored
     first = int(state.step)
     if writes():
-        run.forget_after(first)
+        run.forget_after(first, measured=first < experiment.steps)
     if restored and first == experiment.steps:
         print(f"{folder} is finished; measuring it again (--restart trains anew)", flush=True)
     elif first:
@@ -83,8 +84,14 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
         held, whole = bytes_a_device(state), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         print(f"{plan.mesh.size} devices ({shape}) hold {shown(held)} of the state's {shown(whole)} each", flush=True)
 
-    records = progress.get("records", "")
+    records, examples = progress.get("records", ""), len(plan.batches.source)
     if first < experiment.steps:
+        if progress.get("examples", examples) != examples:
+            raise UserError(
+                f"{folder} stands at step {first} on a training split of {progress['examples']:,} examples, which now "
+                f"has {examples:,}: other batches would follow, and perhaps other examples be held out. --restart "
+                "starts over"
+            )
         if restored and records != experiment.data.made_by:
             raise UserError(
                 f"{folder} stands at step {first} on records that {' and '.join(experiment.data.runs)} made; what made "
@@ -103,6 +110,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
 
     def save(state: TrainState, step: int) -> None:
         told = {"seconds": seconds(), "loss": flight.loss, "records": records, "skipped": flight.skipped}
+        told["examples"] = examples
         with watchdog.beside("saving"):
             saver.save(state, told, step)
 
@@ -138,7 +146,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
                     save(state, step)
                 if stopping and not last:
                     saver.wait()
-                    raise Stopped(f"{stop.name}: saved step {step} in {folder}; the same command resumes", stop.code)
+                    raise Stopped(f"{stop.name}: saved step {step} in {folder}; {again} resumes", stop.code)
                 if picture_due:
                     with watchdog.beside("drawing samples"):
                         draw_picture(plan, state, folder / "samples" / f"step_{step:07d}.png", log, step)
@@ -146,11 +154,12 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float) 
                 save(state, first)
             saver.wait()
             if stop.caught:  # during the last step: all is saved, and measuring can be asked for again
-                raise Stopped(f"{stop.name}: {folder} is trained; the same command measures it", stop.code)
-            watchdog.close()
-            took = seconds() if experiment.steps > first else progress["seconds"]
-            measured = measure(plan, state)
-            if measured:
+                raise Stopped(f"{stop.name}: {folder} is trained; {again} measures it", stop.code)
+        watchdog.close()
+        took = seconds() if experiment.steps > first else progress["seconds"]
+        measured = measure(plan, state)  # a signal ends this at once: all is saved
+        if measured:
+            with saver.or_stop():
                 log.row(experiment.steps, measured)
     finally:
         watchdog.close()

@@ -63,6 +63,7 @@ def measure(plan: Plan, state: TrainState) -> dict[str, float]:
     for metric in plan.experiment.metrics:
         try:
             measured |= metric(evaluation)
-        except ValueError as error:  # the run is trained: one number that cannot be had does not undo it
-            print(f"warning: {metric} could not be measured: {error}", flush=True)
+        except Exception as error:  # the run is trained: one number that cannot be had does not undo it
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            print(f"warning: {metric} could not be measured: {kind}{error}", flush=True)
     return measured

@@ -30,6 +30,14 @@ class Optimizer:
     weight_decay: float = 0.0  # of kernels alone: biases, scales and tables are left where the gradient takes them
     clip: float = 1.0  # largest global norm of the gradient; 0 does not clip
 
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "warmup", "final", "muon_rate", "eps", "weight_decay", "clip"):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} must be at least 0")
+        for name in ("b1", "b2"):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f"optimizer.{name}={getattr(self, name)} is not in [0, 1)")
+
     def schedule(self, steps: int, peak: float | None = None) -> optax.Schedule:
         """Learning rate of each step of a run of `steps`; its peak is `learning_rate` unless another is given."""
         peak = self.learning_rate if peak is None else peak
@@ -48,6 +56,7 @@ class Optimizer:
         return optax.join_schedules([rise, after], [self.warmup])
 
     def build(self, steps: int) -> optax.GradientTransformation:
+        """The transformation for a run of `steps`. Its `update` may be given `norm`, the gradient's, for clipping."""
         decay, mask = self.weight_decay, kernels if self.weight_decay else None
         rate = self.schedule(steps)
         if self.method == "adam":

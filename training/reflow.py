@@ -11,12 +11,9 @@ class i mod C. Pairs lie in RUN/pairs/DIGEST, whose name stands for all that dec
 whole or not at all: generation goes on where it was killed, and more pairs extend what is there.
 """
 
-import fcntl
 import hashlib
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -28,7 +25,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from data.dataset import Arrays, Dataset, MissingDataError, Source
-from data.npz import read_npz
+from data.npz import read_npz, write_npz
 from models.denoiser import Denoiser
 from paths.grids import Uniform
 from samplers.diffusion import Diffusion, first_noise
@@ -39,6 +36,7 @@ from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment
 from training.handover import Finished, finished
+from training.lock import alone
 from training.mesh import Mesh
 from training.run import Run, default_condition
 from training.step import named_key
@@ -114,13 +112,13 @@ class Reflow(Dataset):
         Raises:
           UserError: the teacher cannot be drawn from, or gives samples that are not finite.
         """
-        if jax.process_count() > 1:  # each would wait for a folder that another holds, and for another's devices
-            raise UserError(f"pairs are drawn by one process: draw them with {FLAG} on one host first")
         run = finished(FLAG, self.teacher)
         folder = self.folder(run)
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder):
+        with alone(folder):
             missing = [i for i in range(self.pairs // self.shard) if not self._is_there(folder, i)]
+            if missing and jax.process_count() > 1:  # each would wait for another's devices
+                raise UserError(f"pairs are drawn by one process: train a step with {FLAG} {self.teacher} on one first")
             if missing:
                 config.write_whole(folder / "pairs.json", json.dumps(self._made_by(run), indent=2) + "\n")
                 self._draw(run, folder, missing)
@@ -207,7 +205,7 @@ class Reflow(Dataset):
             arrays = {"x": x, "noise": np.asarray(noise_of(key, first + jnp.arange(self.shard), self.shape))}
             if condition is not None:
                 arrays["label"] = np.asarray(condition["label"])
-            _write(folder / name_of(index), arrays)
+            write_npz(folder / name_of(index), arrays)
             rate = self.shard / (time.perf_counter() - began)
             print(f"pairs: {done * self.shard} of {self.pairs}, {rate:.0f} a second", flush=True)
 
@@ -243,19 +241,3 @@ class PairSource(Source):
 def name_of(index: int) -> str:
     """A shard's file."""
     return f"{index:05d}.npz"
-
-
-def _write(path: Path, arrays: Arrays) -> None:
-    """Whole or not at all, whatever ends the process."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType], an array is no `allow_pickle`
-    part.replace(path)
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two runs that want the same pairs at once draw them once; a lock dies with its process."""
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.npz import write_npz
 from training.checkpoint import Store
 from training.errors import UserError
 from training.experiment import Experiment
@@ -49,7 +50,7 @@ def replay(experiment: Experiment, folder: Path, step: int) -> Iterator[str]:
     batch = plan.batches[step - 1]
     path = folder / "replay" / f"step_{step:07d}.npz"
     path.parent.mkdir(exist_ok=True)
-    np.savez(path, **batch)  # pyright: ignore[reportArgumentType]
+    write_npz(path, batch)
     yield f"batch {step - 1}, examples {(step - 1) * experiment.batch_size} and following of the run; written to {path}"
     for name, value in batch.items():
         yield f"  {name} {value.dtype}{list(value.shape)}: {_range(value)}"
@@ -82,7 +83,7 @@ def _values(plan: Plan, state: TrainState, batch: Any) -> tuple[jax.Array, Any]:
             more, (value, model_state) = jax.grad(of_part, has_aux=True)(state.params, model_state, part_key, part)
         gradient = more if gradient is None else jax.tree.map(jnp.add, gradient, more)
         values.append(value)
-    return jnp.stack(values, axis=1).reshape(-1), gradient
+    return jnp.stack(values, axis=1).reshape(-1), jax.tree.map(lambda leaf: leaf / parts, gradient)
 
 
 def _range(value: np.ndarray) -> str:

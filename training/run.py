@@ -32,6 +32,7 @@ from training.distributed import once
 from training.errors import UserError
 from training.experiment import FREE, Experiment
 from training.lock import locked
+from training.log import RATE
 from training.mesh import Mesh, abstract, placed
 from training.step import named_key
 
@@ -39,6 +40,8 @@ CONTENTS = (
     *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples", "profile"),
     *("summary.json", "evaluation.json", "pairs", "codes", "replay"),
 )
+EXPERIMENT = "experiment.Experiment"  # as its configuration names it
+DRAWN = ("samples.png", "samples.npz", "samples.txt", "trajectory.gif", "trajectory.npz")  # by sample.py, of the run
 
 
 @dataclass(frozen=True)
@@ -75,15 +78,31 @@ class Run:
             raise UserError(
                 f"{self.folder} holds files but no config.json: it is no run; name another folder (--workdir)"
             )
-        if restart:
-            for name in CONTENTS:
-                old = self.folder / name
-                shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        if restart and path.exists():
+            self._delete()
         if not path.exists():
             config.save(experiment, path)
             return
         if self.check_same(experiment):
             config.save(experiment, path)
+
+    def _delete(self) -> None:
+        """Deletes the run.
+
+        Raises:
+          UserError: it is none, but another program's folder.
+        """
+        path = self.folder / "config.json"
+        try:
+            old = config.read_json(path)
+        except ValueError:  # half of one: of a run that was killed, most likely
+            old = {"type": EXPERIMENT}
+        if not isinstance(old, dict) or old.get("type") != EXPERIMENT:
+            raise UserError(f"{path} is no run's configuration, and --restart deletes runs alone; name another folder")
+        # The configuration last: as long as it is there, a --restart that was cut short can be repeated.
+        for name in (*CONTENTS[1:], *DRAWN, CONTENTS[0]):
+            file = self.folder / name
+            shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
 
     def check_same(self, experiment: Experiment, free: tuple[str, ...] = FREE) -> bool:
         """Whether the run differs from `experiment` in settings that it may differ in (`free`), and no others.
@@ -145,12 +164,14 @@ class Run:
                 time.sleep(0.5)
         return Store(self.folder).restore_average(like)
 
-    def forget_after(self, step: int) -> None:
-        """Drops log rows of steps that will be taken again."""
+    def forget_after(self, step: int, measured: bool = True) -> None:
+        """Drops log rows of steps that will be taken again; those of what was measured after `step` are kept or not."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
             rows = [line for line in path.read_text().splitlines() if _step(line) is not None]
             kept = [line for line in rows if (_step(line) or 0) <= step]
+            if not measured:
+                kept = [line for line in kept if _step(line) != step or RATE in config.parse_json(line)]
             config.write_whole(path, "".join(line + "\n" for line in kept))
 
     def finish(self, summary: dict[str, Any]) -> None:

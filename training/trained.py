@@ -1,4 +1,4 @@
-"""A finished run, read to be drawn from and measured: by sample.py's means, in a line of Python."""
+"""A run, read to be drawn from and measured: by sample.py's means, in a line of Python."""
 
 import time
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from training.step import named_key
 
 @dataclass(frozen=True)
 class Trained:
-    """A finished run, ready to draw from."""
+    """The averaged parameters of a run, finished or not, ready to draw from."""
 
     experiment: Experiment
     model: Model
@@ -35,7 +35,11 @@ class Trained:
 
 
 def trained(folder: Path) -> Trained:
-    """The averaged parameters of a run."""
+    """What a run's newest checkpoint holds.
+
+    Raises:
+      UserError: there is no run in the folder, or no checkpoint yet.
+    """
     run = Run(folder)
     experiment = run.experiment()
     model = experiment.resolved_model()

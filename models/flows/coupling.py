@@ -81,10 +81,11 @@ class FactorOut(Within):
     """`bijection` on the part that the mask shows; the rest is latent already (1605.08803 §3.6, 1807.03039 §3).
 
     A coupling before it, with this mask and an affine transform, turns what is left of the rest into a standard normal
-    variable given the part that goes on: that coupling is Glow's learned prior, as a bijection.
+    variable given the part that goes on: that coupling is Glow's learned prior, as a bijection. The mask is `Halves`:
+    what a checkerboard shows is as large as x, and a bijection within would count its gaps.
     """
 
-    mask: Mask = field(default_factory=Halves)
+    mask: Halves = field(default_factory=Halves)
 
     def open(self, x: Float[Array, "b *s"]) -> tuple[Float[Array, "b *t"], Any]:
         return self.mask.split(x)

@@ -2,7 +2,7 @@
 
     (1)  a step: actnorm, invertible 1×1 convolution, affine coupling of channel halves                table 1
     (2)  a level: squeeze, K steps, half of the channels factored out                                  fig. 2
-    (3)  the factored half y given what goes on, h:  N(y; μ(h), σ(h)²), μ and σ a network that begins at 0
+    (3)  the factored half y given what goes on, h:  N(y; μ(h), σ(h)²), μ and log σ a network that begins at 0
     (4)  the last level keeps all its channels
 
 L levels of K steps; for CIFAR-10 the paper has L 3, K 32 and networks of 512 channels. Eq. (3) is written as a
@@ -28,7 +28,7 @@ from models.patches import check_sides
 
 @dataclass(frozen=True, kw_only=True)
 class Glow(Assembled):
-    """Eq. (1)–(3), of images whose sides 2^levels divides. z has the image's shape."""
+    """Eq. (1)–(4), of images whose sides 2^levels divides. z has the image's shape."""
 
     levels: int = 3  # L
     steps: int = 32  # K

@@ -2,7 +2,7 @@
 
     normal      log p(z) = −‖z‖²/2 − D/2·log 2π
     logistic    log p(z) = −Σ [log(1 + e^z) + log(1 + e^−z)]                                     NICE 1410.8516 §3.4
-    uniform     log p(z) = 0 on [0, 1)^D
+    uniform     log p(z) = 0 on [0, 1]^D
     class       a normal with a mean and a scale of its own for each class and dimension            Glow 1807.03039
 
 A temperature T < 1 draws nearer to the middle: z = mean + T·(z' − mean), z' from the prior. For normals z is then from
@@ -81,7 +81,7 @@ class Logistic(Prior):
 
 @dataclass(frozen=True, kw_only=True)
 class Uniform(Prior):
-    """Uniform on the unit cube: what no flow at all is measured under."""
+    """Uniform on the unit cube."""
 
     def log_prob(self, params: Params, z: Latent, condition: Condition = None) -> Float[Array, " b"]:
         inside = jnp.all((z >= 0.0) & (z <= 1.0), axis=tuple(range(1, z.ndim)))

@@ -4,7 +4,7 @@
     (2)  a scale: couplings on a checkerboard, a squeeze, couplings on channels, half of the channels factored out
                                                                                                     §3.6, fig. 4
     (3)  the last scale: couplings on a checkerboard                                                §3.6
-    (4)  data goes through logit(α + (1 − 2α)·x) first                                               §4.1
+    (4)  data goes through logit(α + (1 − 2α)·x) first; the paper has 1 − α                          §4.1
 
 Three couplings of each kind and four in the last scale; residual networks of 64 feature maps, twice as many at the next
 scale. Not the paper's: in place of batch normalisation between layers and in the networks there are activation and
