@@ -175,7 +175,8 @@ def told(error: Exception) -> str:
 
 def one(name: str, scale: str, of_run: Path | None, data: str, out: Path) -> None:
     """Measures, and writes table, picture and record."""
-    from reproductions.reproduction import in_table, load, run_of
+    from reproductions.reproduction import in_table, load
+    from reproductions.runs import run_of
     from training.handover import finished
     from training.picture import save_frames
     from training.trained import trained

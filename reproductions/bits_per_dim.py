@@ -1,49 +1,34 @@
 """One table of likelihoods: every family's bits/dim of the same held-out images, and what a sample costs.
 
 Rows are those of reproductions/densities.py, which says what is exact, what a bound and what an estimate; beside them
-stand what needs no learning, as a check of every convention:
+stand those of reproductions/baselines.py, which need no learning, as a check of every convention.
 
-    (1)  uniform = log₂ n,  n levels: 8 for bytes
-    (2)  a histogram of each place, one count more than was seen: exact
-    (3)  a Gaussian of each place, exact: −log₂ of its mass over each bin; and dequantised, which bounds that from above
-    (4)  a Gaussian of full covariance, dequantised
-    (5)  PNG of all images as one strip, so that its header is paid once, levels as bytes: a code's length
-
-Gaussians have the moments of the dequantised training split: Δ²/12 is added to variances. The first
-1,000 test images, or all, are measured; samples are 1,000, clipped to [−1, 1] as a picture is; the Fréchet distance is
-to the test split, precision and recall (metrics/manifold.py) are of as many samples as test images, both in the
-features of metrics/classifier.py. Seconds a sample are of 500 at once, without compiling. Calls of FFJORD are those of
-the density's own solve, the mean over images.
+The first 1,000 test images, or all, are measured; samples are 1,000, clipped to [−1, 1] as a picture is; the Fréchet
+distance is to the test split, precision and recall (metrics/manifold.py) are of as many samples as test images, both in
+the features of metrics/classifier.py. Seconds a sample are of 500 at once, without compiling. Calls of FFJORD are those
+of the density's own solve, the mean over images.
 """
 
-import io
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from matplotlib.figure import Figure
-from PIL import Image
 
 from data.dataset import Dataset
-from data.image_tokens import ImageTokens
-from metrics.classifier import NAME, classifier
-from metrics.examples import mean_and_error
 from metrics.frechet import frechet_distance
-from metrics.likelihood import bits_per_dim
 from metrics.manifold import precision_recall
-from metrics.metric import Evaluation
-from metrics.vlb import log_bin_mass
 from models.trace import Exact, Hutchinson
+from reproductions.baselines import NO_LEARNING, baselines
 from reproductions.densities import EXAMPLES, Density, densities, solved
+from reproductions.judge import judge_of
 from reproductions.record import hardware
-from reproductions.reproduction import Row, Source, completed
+from reproductions.reproduction import Row, Source
+from reproductions.runs import completed, cost
 from training import config
 from training.trained import Trained
 from training.trained import trained as read
@@ -57,61 +42,15 @@ SOURCE = Source(
 DATA = {"tiny": "digits", "small": "digits", "mnist": "mnist"}
 TINY_ROWS = ("nice", "glow", "ddpm_vlb", "ddpm_ode", "vqvae", "lstm", "transformer")
 TINY_STEPS, TINY_EXAMPLES = 20, 80
-NO_LEARNING = "no learning"
 NAMES = ("bits_per_dim", "vlb_bits_per_dim", "bits_per_dim_bound")  # of the number, by metric
 SIZE = (13, 5.4)
 
 
-def baselines(images: Dataset, examples: int = EXAMPLES) -> Iterator[Row]:
-    """Eq. (1)–(5) of the first test images."""
-    data, width = ImageTokens(images=images), images.bin_width or 0.0
-    train, test = (data.arrays(split, 60_000)["x"] for split in ("train", "test"))
-    test, dims = test[:examples], test.shape[1]
-
-    def row(model: str, kind: str, bits: Float[np.ndarray, " n"]) -> Row:
-        mean, error = mean_and_error("bits", bits).values()
-        return {"model": model, "family": NO_LEARNING, "kind": kind, "bits_per_dim": mean, "stderr": error}
-
-    known = {"family": NO_LEARNING, "kind": "exact"}
-    yield {"model": "uniform", **known, "bits_per_dim": math.log2(data.vocabulary)}
-    places = data.vocabulary * np.arange(dims)  # of each place its own run of counts
-    counts = np.bincount((train + places).reshape(-1), minlength=dims * data.vocabulary).reshape(dims, -1).T + 1.0
-    bits = -np.log2(counts / counts.sum(axis=0))
-    yield row("histogram of each place", "exact", np.take_along_axis(bits, test, axis=0).mean(axis=1))
-
-    values = lambda levels: levels * width - 1.0  # noqa: E731
-    filled = values(test) + width * (np.random.default_rng(0).random(test.shape) - 0.5)
-    mean, std = values(train).mean(axis=0), np.sqrt(values(train).var(axis=0) + width**2 / 12.0)
-    with jax.enable_x64(True):
-        everywhere = lambda moment: jnp.broadcast_to(moment, test.shape)  # noqa: E731
-        mass = np.asarray(log_bin_mass(jnp.asarray(values(test)), everywhere(mean), everywhere(std), width))
-    yield row("Gaussian of each place", "exact", -mass.sum(axis=1) / (dims * math.log(2.0)))
-    standard = (filled - mean) / std
-    log_prob = -0.5 * (standard**2 + math.log(2.0 * math.pi)).sum(axis=1) - np.log(std).sum()
-    yield row("the same, dequantised", "bound", bits_per_dim(log_prob, dims, width))
-
-    covariance = np.cov(values(train), rowvar=False) + width**2 / 12.0 * np.eye(dims)
-    root = np.linalg.cholesky(covariance)
-    standard = np.linalg.solve(root, (filled - mean).T)
-    log_prob = -0.5 * ((standard**2).sum(axis=0) + dims * math.log(2.0 * math.pi)) - np.log(np.diag(root)).sum()
-    yield row("Gaussian, full covariance", "bound", bits_per_dim(log_prob, dims, width))
-    length = 8.0 * png_bytes(test, images.shape[1]) / test.size
-    yield {"model": "PNG of all as one strip", **known, "bits_per_dim": length}
-
-
-def png_bytes(levels: Int[np.ndarray, "n d"], width: int) -> int:
-    strip = io.BytesIO()
-    Image.fromarray(levels.reshape(-1, width).astype(np.uint8)).save(strip, "PNG", optimize=True)
-    return strip.getbuffer().nbytes
-
-
-class Judge:
+class Look:
     """How samples look to a classifier of real images."""
 
     def __init__(self, images: Dataset) -> None:
-        fitted = classifier(images)
-        print(f"features: {NAME}, {100 * fitted.accuracy:.1f} % right on the test split", flush=True)
-        self.features = fitted.features
+        self.features = judge_of(images).features
         self.train, self.test = (self.features(images.arrays(split, 10_000)["x"]) for split in ("train", "test"))
 
     def __call__(self, features: Float[np.ndarray, "n d"]) -> Row:
@@ -133,33 +72,28 @@ def ready(density: Density, data: str) -> Trained:
     return replace(run, model=solved(run.model, Exact() if data == "digits" else Hutchinson()))
 
 
-def said(folder: Path) -> Row:
-    """The summary of a run, and how many parameters it has."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(read(folder).variables["params"]))
-    return json.loads((folder / "summary.json").read_text()) | {"parameters": parameters}
-
-
-def measured(density: Density, data: str, judge: Judge, samples: int) -> Row:
+def measured(density: Density, data: str, look: Look, samples: int) -> Row:
     """What is measured once: kept beside the run, with the digest of its parameters, for the next time."""
     run = ready(density, data)
-    runs = [said(folder) for folder in (density.folder, *(path for path, _ in density.needs))]
+    costs = [cost(folder, read(folder)) for folder in (density.folder, *(path for path, _ in density.needs))]
+    digest = json.loads((density.folder / "summary.json").read_text())["state_digest"]
     what = config.encode((density.metric, density.sampler, samples))
-    of = json.loads(json.dumps({"digest": runs[0]["state_digest"], "what": what}))
+    of = json.loads(json.dumps({"digest": digest, "what": what}))
     if density.kept.is_file() and (old := json.loads(density.kept.read_text()))["of"] == of:
         return old["row"]
-    found = density.metric(Evaluation(run.model, run.variables, run.experiment.data, lambda n: np.zeros((n, 1))))
+    found = density.metric(run.evaluation())
     number = next(name for name in NAMES if name in found)
     drawn, seconds = run.draw(density.sampler, samples)
     pictures = np.clip(run.experiment.data.shown(drawn.x), -1.0, 1.0)
     row: Row = {
         **{"model": density.title, "family": density.name, "kind": density.kind},
         **{"bits_per_dim": found[number], "stderr": found[f"{number}_stderr"]},
-        "parameters": sum(one["parameters"] for one in runs),
-        "training_seconds": sum(one["seconds"] for one in runs),
+        "parameters": sum(one["parameters"] for one in costs),
+        "training_seconds": sum(one["training_seconds"] for one in costs),
         "hardware": hardware(),
         "calls": calls(density, run, found, drawn.nfe),
         "seconds_a_sample": seconds / samples,
-        **judge(judge.features(pictures)),
+        **look(look.features(pictures)),
     }
     config.write_whole(density.kept, json.dumps({"of": of, "row": row}, indent=2) + "\n")
     return row
@@ -185,11 +119,11 @@ def table(data: str, only: tuple[str, ...] = (), steps: int = 0, examples: int =
     all_of_them = densities(data, steps, examples)
     images = all_of_them[0].experiment.data
     yield from baselines(images, examples)
-    judge = Judge(images)
-    yield judge.of_training_images(examples)
+    look = Look(images)
+    yield look.of_training_images(examples)
     for density in all_of_them:
         if not only or density.name in only or density.kept.is_file():
-            yield measured(density, data, judge, examples)
+            yield measured(density, data, look, examples)
         else:
             missing = f"python evaluate.py --table bits_per_dim --data {data} --rows {density.name}"
             yield {"model": density.title, "family": density.name, "kind": density.kind, "missing": missing}

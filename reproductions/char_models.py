@@ -17,7 +17,8 @@ from matplotlib.figure import Figure
 
 from metrics.metric import Evaluation
 from metrics.token_likelihood import TokenLikelihood
-from reproductions.reproduction import Row, Source, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import shortened
 from training.cli import load_experiment
 from training.mesh import put_batch
 from training.plan import Plan

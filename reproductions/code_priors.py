@@ -12,13 +12,11 @@ without compiling and decoding; encoding the training split is in no prior's sec
 here.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
@@ -26,13 +24,13 @@ from matplotlib.ticker import LogFormatter, NullLocator
 
 from data.dataset import Dataset
 from metrics.class_accuracy import read_as
-from metrics.classifier import NAME, classifier
 from metrics.confidence import sure_of
 from metrics.frechet import frechet_distance
-from metrics.metric import Evaluation
 from metrics.two_stage import TwoStageLikelihood
 from models.masked import MaskedModel
-from reproductions.reproduction import UNSEEN, Cut, Row, Source, in_runs, made, run_of, shortened
+from reproductions.judge import judge_of
+from reproductions.reproduction import Cut, Row, Source
+from reproductions.runs import UNSEEN, cost, in_runs, made, run_of, shortened
 from samplers.masked import MaskedDecoding
 from samplers.sampler import Sampler
 from training.cli import load_experiment
@@ -77,13 +75,6 @@ def prior(name: str, scale: str) -> Path:
     return made(name, in_runs(name, scale), **changes)
 
 
-def cost(folder: Path, run: Trained) -> Row:
-    """What a run has learned, and how long that took."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(run.variables["params"]))
-    seconds = json.loads((folder / "summary.json").read_text())["seconds"]
-    return {"parameters": parameters, "training_seconds": seconds}
-
-
 def in_turn(label: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
     """The first records of each class, one of each in turn: as many of each as all have, at most so many together."""
     own = [np.flatnonzero(label == value) for value in np.unique(label)]
@@ -91,12 +82,11 @@ def in_turn(label: Int[np.ndarray, " n"], most: int) -> Int[np.ndarray, " m"]:
     return np.stack([records[:each] for records in own], axis=1).reshape(-1)
 
 
-class Judge:
+class ByClass:
     """What is said of samples: how they look to a classifier of real images."""
 
     def __init__(self, images: Dataset, samples: int) -> None:
-        self.classifier = classifier(images)
-        print(f"features: {NAME}, {100 * self.classifier.accuracy:.1f} % right on the test split")
+        self.classifier = judge_of(images)
         self.train, test = images.arrays("train", 60_000), images.arrays("test", 10_000)
         self.records = in_turn(test["label"], samples)  # of the test split, to be compared with as many samples
         self.test = {name: value[self.records] for name, value in test.items()}
@@ -110,7 +100,7 @@ class Judge:
         }
 
 
-def references(first: Path, judge: Judge) -> Iterator[Row]:
+def references(first: Path, judge: ByClass) -> Iterator[Row]:
     """Real images, and what becomes of them in the first stage."""
     x, label = judge.test["x"], judge.test["label"]
     whole_split = {"class_accuracy": judge.classifier.accuracy}
@@ -125,15 +115,14 @@ def bits(run: Trained) -> Row:
     data = run.experiment.data
     if not isinstance(data, Codes):
         return {}
-    evaluation = Evaluation(run.model, run.variables, data, lambda n: np.zeros((n, 1)))
-    found = TwoStageLikelihood()(evaluation)
+    found = TwoStageLikelihood()(run.evaluation())
     numbers: Row = {name.removesuffix("_given_label"): value for name, value in found.items()}
     return numbers | {"probability_of_codes": "bound" if isinstance(run.model, MaskedModel) else "exact"}
 
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     first, samples = run_of(FIRST[scale]), SAMPLES[scale]
-    judge = Judge(Codes(codes=str(first)).pictured, samples)
+    judge = ByClass(Codes(codes=str(first)).pictured, samples)
     yield from references(first, judge)
     for name, model in PRIORS.items():
         folder = prior(name, scale)

@@ -18,7 +18,8 @@ from matplotlib.figure import Figure
 
 from metrics.reconstruction_error import ReconstructionError
 from models.codebook import EMA, VQ, Codebook
-from reproductions.reproduction import Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import in_runs, made, shortened
 from training.cli import load_experiment
 from training.trained import Trained
 

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from matplotlib.figure import Figure
 
 from paths.grids import Leading
-from reproductions.reproduction import Cut, Distances, Row, Source
+from reproductions.judge import Distances
+from reproductions.reproduction import Cut, Row, Source
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from training.trained import Trained

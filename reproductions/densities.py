@@ -29,7 +29,7 @@ from models.concatsquash import ConcatSquash
 from models.flows.cnf import CNF
 from models.flows.priors import ClassNormal, Normal
 from models.trace import Hutchinson, Trace
-from reproductions.reproduction import UNSEEN, shortened
+from reproductions.runs import UNSEEN, shortened
 from samplers.adaptive import Dopri5
 from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion

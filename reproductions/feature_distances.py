@@ -24,7 +24,8 @@ from metrics.frechet import frechet_distance
 from metrics.kid import kernel_distance
 from metrics.manifold import density_coverage, precision_recall
 from models.flows.flow import Flow
-from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import UNSEEN, in_runs, made, shortened
 from samplers.sampler import NoSampler
 from training.errors import UserError
 from training.features import features_of

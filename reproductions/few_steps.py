@@ -16,9 +16,9 @@ from matplotlib.figure import Figure
 
 from data.toys import TwoMoons
 from losses.consistency import ConsistencyDistillation, ConsistencyTraining
-from metrics.metric import Evaluation
 from metrics.straightness import Straightness
-from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import UNSEEN, in_runs, made, shortened
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from samplers.jumps import Jumps
@@ -91,8 +91,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         ready = read(run(name, scale))
         shape: Row = {}
         if sampler is flow and len(calls) > 1:
-            nothing = lambda n: np.zeros((n, 2))  # noqa: E731, no samples are looked at
-            shape = Straightness()(Evaluation(ready.model, ready.variables, TwoMoons(), nothing))
+            shape = Straightness()(ready.evaluation(TwoMoons()))
         for steps in (n for n in calls if n in (FEW if scale == "tiny" else CALLS)):
             drawn, _ = ready.draw(sampler(steps), samples)
             yield {"model": model, "network_calls": steps, "wasserstein": sliced_wasserstein(drawn.x, exact)} | shape

@@ -21,7 +21,8 @@ from data.toys import EightGaussians, Toy, TwoMoons
 from metrics.examples import mean_and_error
 from models.flows.cnf import CNF
 from models.flows.flow import Flow
-from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import UNSEEN, in_runs, made, shortened
 from samplers.flow import FlowSampler
 from samplers.integrators import Adaptive
 from training.trained import Trained

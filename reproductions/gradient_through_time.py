@@ -21,7 +21,8 @@ from metrics.squared_error import MeanSquaredError
 from models.model import Variables
 from models.regressor import SequenceRegressor
 from models.rnn import GRU, LSTM, RNN
-from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import UNSEEN, in_runs, made, shortened
 from training.step import named_key
 from training.trained import Trained
 from training.trained import trained as read

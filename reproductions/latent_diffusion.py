@@ -24,16 +24,16 @@ from reproductions.code_priors import (
     CLASSES,
     FIRST,
     SAMPLES,
-    Judge,
+    ByClass,
     against_steps,
     cell,
-    cost,
     in_turn,
     lines_of_references,
     prior,
     references,
 )
-from reproductions.reproduction import Row, Source, in_runs, made, run_of
+from reproductions.reproduction import Row, Source
+from reproductions.runs import cost, in_runs, made, run_of
 from samplers.diffusion import Diffusion
 from training.codes import Latents
 from training.mesh import Mesh
@@ -79,7 +79,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     runs = {"latents": (latent, read(latent))}
     pixel = pixels(scale, runs["latents"][1])
     runs["pixels"] = (pixel, read(pixel))
-    judge = Judge(read(first).experiment.data, samples)
+    judge = ByClass(read(first).experiment.data, samples)
     test = judge.test["x"]
     real, reconstructed = references(first, judge)
     others = judge.train["x"][in_turn(judge.train["label"], len(test))]

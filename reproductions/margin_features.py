@@ -20,7 +20,8 @@ from data.images import TFDS
 from losses.identification import Identification
 from losses.margin_softmax import ArcFace, ASoftmax, CosFace, LSoftmax, Margin, NormFace
 from metrics.embeddings import embedded
-from reproductions.reproduction import Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import in_runs, made, shortened
 from training.measure import evaluation_of
 from training.trained import Trained, trained
 

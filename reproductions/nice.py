@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from metrics.flow_likelihood import FlowLikelihood
-from metrics.metric import Evaluation
 from reproductions.reproduction import Cut, Row, Source
 from samplers.flow import AscentInpainting, FlowSampler
 from training.picture import grid
@@ -45,8 +44,7 @@ def masks(shape: tuple[int, ...]) -> dict[str, np.ndarray]:
 
 def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
     assert trained is not None
-    data, nothing = trained.experiment.data, lambda n: np.zeros((n, 1))
-    evaluation = Evaluation(trained.model, trained.variables, data, nothing)
+    data, evaluation = trained.experiment.data, trained.evaluation()
     for split in ("test", "train"):
         metric = FlowLikelihood(examples=EXAMPLES[scale], batch_size=500, split=split)
         numbers = {name.removesuffix("_of_train"): value for name, value in metric(evaluation).items()}

@@ -15,7 +15,8 @@ from matplotlib.figure import Figure
 from data.verification_pairs import drawn_pairs
 from metrics.embeddings import Verification, embedded
 from metrics.verification import cosines, roc
-from reproductions.reproduction import Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import in_runs, made, shortened
 from training.measure import evaluation_of
 from training.trained import Trained, trained
 

@@ -24,7 +24,8 @@ from models.fsq import FSQ
 from models.observation import Gaussian
 from models.quantize import Quantizer
 from models.residual_vq import ResidualVQ
-from reproductions.reproduction import Row, Source, in_runs, made, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import in_runs, made, shortened
 from training.cli import load_experiment
 from training.trained import Trained
 

@@ -46,7 +46,7 @@ def read(folder: Path, name: str) -> Record | None:
 
 
 def settings_of(module: ModuleType, scale: str, run: str = "", data: str = "") -> str:
-    """A digest of all that decides a figure's rows but the code."""
+    """A digest of what a figure was asked for and of the constants of its module; other modules' are not in it."""
     constants = {name: value for name, value in vars(module).items() if name.isupper() and name != "SOURCE"}
     written = repr((scale, run, data, sorted((name, repr(value)) for name, value in constants.items())))
     return hashlib.sha256(re.sub(r" at 0x\w+", "", written).encode()).hexdigest()[:16]  # functions have addresses

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from data.toys import EightGaussians, Toy, TwoMoons
-from metrics.metric import Evaluation
 from metrics.straightness import Straightness
 from reproductions.few_steps import run as cut
-from reproductions.reproduction import Row, Source, made
+from reproductions.reproduction import Row, Source
+from reproductions.runs import made
 from samplers.ddim import DDIM
 from samplers.diffusion import Diffusion
 from samplers.jumps import Jumps
@@ -71,7 +71,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         for seed in seeds:
             for model in MODELS:
                 this = read(run(density, seed, model, scale))
-                evaluation = Evaluation(this.model, this.variables, DENSITIES[density], lambda n: np.zeros((n, 2)))
+                evaluation = this.evaluation(DENSITIES[density])
                 row: Row = {"density": density, "seed": seed, "model": model}
                 for steps in (1, 2, 50):
                     x = this.draw(sampler(model, steps), samples)[0].x

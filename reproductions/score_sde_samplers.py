@@ -23,7 +23,8 @@ from matplotlib.figure import Figure
 
 from models.denoiser import Denoiser
 from paths.grids import Uniform
-from reproductions.reproduction import Cut, Distances, Row, Source
+from reproductions.judge import Distances
+from reproductions.reproduction import Cut, Row, Source
 from samplers.adaptive import Dopri5
 from samplers.ddpm import DDPM
 from samplers.diffusion import Diffusion

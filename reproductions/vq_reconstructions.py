@@ -18,7 +18,6 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from data.dataset import Dataset
-from metrics.metric import Evaluation
 from metrics.reconstruction_error import ReconstructionError
 from models.bottlenecks import NormalPosterior, Plain
 from models.codebook import EMA, VQ
@@ -26,7 +25,8 @@ from models.fsq import FSQ
 from models.quantize import Bottleneck
 from models.residual_vq import ResidualVQ
 from reproductions.code_priors import FIRST
-from reproductions.reproduction import UNSEEN, Row, Source, in_runs, made, run_of, shortened
+from reproductions.reproduction import Row, Source
+from reproductions.runs import UNSEEN, in_runs, made, run_of, shortened
 from samplers.reconstruct import Reconstruct
 from training.cli import load_experiment
 from training.picture import grid
@@ -91,7 +91,7 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         folder = run(scale, kind)
         this = read(folder)
         data = this.experiment.data
-        found = ReconstructionError()(Evaluation(this.model, this.variables, data, lambda n: np.zeros((n, 1))))
+        found = ReconstructionError()(this.evaluation())
         row: Row = {"model": name, "normalised_error": found["normalised_error"]}
         row |= {column: value for column, value in found.items() if column.startswith("bits_per_dim_of_reconstruction")}
         for rate in ("bits_per_dim_of_equal_codes", "bits_per_dim_of_latents"):

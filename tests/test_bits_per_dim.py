@@ -13,7 +13,7 @@ from scipy import stats
 from data.arrays import ArraySource
 from data.dataset import Dataset
 from models.trace import Exact
-from reproductions import bits_per_dim, densities
+from reproductions import baselines, bits_per_dim, densities
 from tests.scripts import here
 from training.cli import load_experiment
 from training.experiment import Experiment
@@ -45,7 +45,7 @@ class Small(Dataset):
 @pytest.fixture(scope="module")
 def small():
     levels = {split: np.round(2 * (Small().arrays(split, 999)["x"].reshape(-1, 4) + 1)) for split in ("train", "test")}
-    return {row["model"]: row for row in bits_per_dim.baselines(Small())}, levels["train"], levels["test"]
+    return {row["model"]: row for row in baselines.baselines(Small(), 1000)}, levels["train"], levels["test"]
 
 
 def test_uniform_and_a_histogram_are_what_counting_gives(small):
@@ -175,10 +175,10 @@ def test_another_table_is_named():
 
 
 def test_samples_that_are_not_finite_are_counted():
-    judge = bits_per_dim.Judge.__new__(bits_per_dim.Judge)
+    look = bits_per_dim.Look.__new__(bits_per_dim.Look)
     rng = np.random.default_rng(0)
-    judge.test, features = rng.normal(size=(40, 3)), rng.normal(size=(30, 3))
+    look.test, features = rng.normal(size=(40, 3)), rng.normal(size=(30, 3))
     features[4] = np.nan
-    found = judge(features)
+    found = look(features)
     assert found["not_finite"] == 1
     assert np.isfinite(list(found.values())).all()

@@ -17,7 +17,7 @@ from metrics.metric import Evaluation
 from metrics.reconstruction_error import ReconstructionError
 from models.autoencoder import ConvDecoder, ConvEncoder
 from models.quantize import Quantizer
-from reproductions import codebook_usage, rate_distortion, reproduction, vq_reconstructions
+from reproductions import codebook_usage, rate_distortion, runs, vq_reconstructions
 from reproductions.reproduction import in_table
 from training.cli import load_experiment
 from training.trained import Trained
@@ -143,7 +143,7 @@ def test_usage_over_training(monkeypatch, tmp_path):
         return replace(experiment, model=model, mesh=mesh)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(reproduction, "load_experiment", short)
+    monkeypatch.setattr(runs, "load_experiment", short)
     monkeypatch.setattr(codebook_usage, "load_experiment", short)
     monkeypatch.setattr(codebook_usage, "WHERE", {"tiny": ("vqvae_digits", 8, 4)})
     monkeypatch.setattr(codebook_usage, "EVERY", {"tiny": 2})

@@ -24,6 +24,7 @@ from reproductions import (
 )
 from reproductions.record import read
 from reproductions.reproduction import Cut, Source, in_table, load, names
+from reproductions.runs import run_of
 from tests.scripts import finish, here
 from training.cli import experiment_names
 from training.run import example_batch
@@ -70,8 +71,8 @@ def test_a_run_that_is_cut_short_is_one_run():
             if isinstance(wanted, Cut):
                 assert cuts.setdefault(wanted.experiment, wanted) == wanted, name
     assert cuts["digits_flow"].steps < flow_in_full.steps
-    with mock.patch("reproductions.reproduction.made", side_effect=lambda name, folder, **_: folder):
-        assert cuts["digits_flow"].made() == Path("runs/digits_flow_cut")
+    with mock.patch("reproductions.runs.made", side_effect=lambda name, folder, **_: folder):
+        assert run_of(cuts["digits_flow"]) == Path("runs/digits_flow_cut")
 
 
 @pytest.mark.thorough

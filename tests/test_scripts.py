@@ -49,7 +49,7 @@ def unbroken(tmp_path_factory) -> str:
 @pytest.mark.thorough
 @pytest.mark.parametrize(
     ("number", "code"),  # tests/test_chaos.py kills, too
-    tiers({"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 0)}, first=("term",)),
+    tiers({"kill": (signal.SIGKILL, -9), "term": (signal.SIGTERM, 143), "int": (signal.SIGINT, 130)}, first=("term",)),
 )
 def test_a_run_that_was_killed_and_resumed_ends_in_the_same_bits(tmp_path, unbroken, number, code):
     for step in (60, 130):

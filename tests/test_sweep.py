@@ -257,7 +257,7 @@ def test_a_second_signal_kills(stub, tmp_path):
     thread.start()
     code, out, err = here("train.py", *TINY, "--sweep", file, "--workdir", stub)
     thread.join()
-    assert code == 0
+    assert code == 130
     assert "[1/2] log_every=99: stopped after " in out
     assert "[2/2]" not in out
     assert "not started" in out

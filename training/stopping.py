@@ -1,8 +1,8 @@
 """Signals that ask a run to stop: it saves after the step under way, and exits as schedulers expect.
 
 SIGTERM, which preemption sends, ends in exit status 143 (128 + 15): not done, to be run again. SIGINT, the user's own
-Ctrl-C, ends in 0. Asked twice, the process stops at once. Of several processes any may be told; jax's preemption
-service tells the others, and all save after the same step.
+Ctrl-C, ends in 130 (128 + 2). Asked twice, the process stops at once. Of several processes any may be told, by either
+signal, which is a SIGTERM then; jax's preemption service tells the others, and all save after the same step.
 """
 
 import os
@@ -14,7 +14,7 @@ import jax
 
 from training.distributed import preempted
 
-EXIT_STATUS = {signal.SIGINT: 0, signal.SIGTERM: 143}
+EXIT_STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 
 
 class Stopping:

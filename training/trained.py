@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from data.dataset import Dataset
+from metrics.metric import Evaluation
 from models.model import Model, Variables
 from samplers.sampler import Sampler
 from training.draw import Drawer, Drawn
 from training.experiment import Experiment
+from training.measure import evaluation_of
 from training.mesh import Mesh
 from training.run import Run, default_condition, example_batch
 from training.step import named_key
@@ -22,6 +27,14 @@ class Trained:
     model: Model
     variables: Variables
     step: int
+
+    def evaluation(self, data: Dataset | None = None) -> Evaluation:
+        """What a metric that looks at no samples is given, of the run's own data or of another set."""
+
+        def nothing(n: int) -> np.ndarray:
+            raise TypeError("this evaluation has no samples")
+
+        return evaluation_of(self.model, self.variables, data or self.experiment.data, nothing)
 
     def draw(
         self, sampler: Sampler, n: int, condition: Any = None, trajectory: bool = False, variables: Any = None

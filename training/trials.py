@@ -30,7 +30,7 @@ from training.sweep import Element, Outcome, aligned, arguments, as_csv, load, n
 
 TRAIN = Path(__file__).resolve().parent.parent / "train.py"
 ALONE = ("--profile", "--plan-memory", "--replay", "--distributed", "--coordinator", "--processes", "--process")
-ENDED_BY_SIGNAL = (0, 130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit statuses of a run that is not finished
+ENDED_BY_SIGNAL = (130, 143, -signal.SIGINT, -signal.SIGTERM)  # exit statuses of a run that is not finished
 
 
 @dataclass(frozen=True, kw_only=True)
