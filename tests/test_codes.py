@@ -124,7 +124,7 @@ def test_two_stages_cost_the_sum_of_their_parts(first, tmp_path):
     of_tokens = TokenLikelihood(examples=60)(evaluation)
     images = -data.log_prob_of_images("test", 60).mean() / (64 * math.log(2))
     assert numbers["bits_per_dim_of_codes_given_label"] == pytest.approx(
-        of_tokens["bits_per_token"] * 16 / 64, rel=1e-5
+        of_tokens["bits_per_token_given_label"] * 16 / 64, rel=1e-5
     )
     assert numbers["bits_per_dim_of_images_given_label"] == pytest.approx(images, rel=1e-5)
     total = numbers["bits_per_dim_of_codes_given_label"] + numbers["bits_per_dim_of_images_given_label"]

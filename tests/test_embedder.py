@@ -15,7 +15,7 @@ from data.grouped import Grouped
 from losses.fused_head import HeadSGD
 from losses.identification import Identification
 from losses.margin_softmax import AdaFace, ArcFace, SphereFace2
-from losses.metric_learning import MetricLearning
+from losses.metric_learning import CenterLoss, MetricLearning
 from metrics.embeddings import HeadAccuracy
 from models.embedder import PAD, Embedder, unit
 from models.embedding_mlp import EmbeddingMLP

@@ -131,6 +131,25 @@ def test_unknown_face_is_named():
         face("noise", VP(), T)  # pyright: ignore
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: VP(beta_min=-0.1),
+        lambda: SubVP(beta_min=3.0, beta_max=2.0),
+        lambda: VE(sigma_min=0.0),
+        lambda: EDM(sigma_min=2.0, sigma_max=1.0),
+        lambda: Cosine(s=-0.1),
+        lambda: Rectified(sigma_min=1.0),
+        lambda: DDPMLinear(beta_start=0.0),
+        lambda: Karras(rho=0.0),
+        lambda: Karras(sigma_min=2.0, sigma_max=1.0),
+    ],
+)
+def test_levels_that_would_not_rise_are_refused(build):
+    with pytest.raises(ValueError, match=r"got|must be|is not in"):
+        build()
+
+
 def test_faces_that_divide_by_alpha_stop_short_of_zero_terminal_snr():
     for predicts in FACES:
         limit = latest_time(predicts, Rectified())

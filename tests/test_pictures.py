@@ -39,6 +39,14 @@ def test_every_picture_is_in_one_split(folder):
     assert data.num_classes == 0
 
 
+def test_a_new_picture_moves_no_other(folder):
+    held = set(pictures._splits(Pictures(path=str(folder), size=8))[1])
+    Image.new("RGB", (12, 8)).save(folder / "new.png")
+    pictures._splits.cache_clear()
+    grown = set(pictures._splits(Pictures(path=str(folder), size=8))[1])
+    assert len(held ^ grown - {str(folder / "new.png")}) <= 1
+
+
 def test_a_second_folder_is_held_out(folder):
     data = Pictures(path=str(folder), test=str(folder / "trip"), size=8, channels=1)
     assert greys(data, "train") == [5 * i for i in range(40)]

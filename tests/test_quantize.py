@@ -218,11 +218,17 @@ def test_fsq_goes_round_with_every_index():
     levels = np.asarray(quantizer.levels, np.float64)
     reach, offset = (levels - 1) * 1.001 / 2, np.where(levels % 2 == 0, 0.5, 0.0)
     whole = np.asarray(codes, np.float64) * (levels // 2)
-    z = np.arctanh((whole + offset) / reach) - np.arctanh(offset / reach)
+    z = np.arctanh((whole + offset) / reach) - np.where(levels == 2, 0.0, np.arctanh(offset / reach))
     found = quantizer({"params": {}, "state": {}}, jnp.asarray(z, jnp.float32))
     np.testing.assert_array_equal(found.indices[:, 0], np.arange(240))
     near(found.z, codes)
     near(quantizer({"params": {}, "state": {}}, jnp.zeros((1, 4))).z, [[0.0] * 4])
+
+
+def test_two_levels_are_told_apart_at_zero_and_with_a_slope_there():
+    through = lambda z: FSQ(levels=(2, 2))({"params": {}, "state": {}}, z)  # noqa: E731
+    np.testing.assert_array_equal(through(jnp.asarray([[0.1, -0.1], [-0.1, 0.1]])).indices[:, 0], [1, 2])
+    near(jax.grad(lambda z: jnp.sum(through(z).z))(jnp.zeros((1, 2))), [[0.5005, 0.5005]])
 
 
 @pytest.mark.parametrize(
