@@ -56,6 +56,20 @@ def cross_attention(params, x, memory):
     return net.apply({"params": params}, x, k, v)
 
 
+def test_where_a_query_looks_is_what_its_answer_is_made_of_and_nothing_where_all_is_hidden(key):
+    net = CrossAttention(4, 1)
+    x, memory = jax.random.normal(key, (2, 3, 4)), jax.random.normal(jax.random.key(1), (2, 5, 4))
+    params = perturbed(net.init(key, memory, method="read"), key)
+    params = {"params": {**params["params"], **perturbed(net.init(key, x, *jnp.ones((2, 2, 5, 1, 4))), key)["params"]}}
+    k, v = net.apply(params, memory, method="read")
+    mask = jnp.asarray([[[True] * 5] * 2 + [[False] * 5], [[True, False] * 2 + [True]] * 3])
+    weights = net.apply(params, x, k, mask, method="weights")
+    np.testing.assert_allclose(weights.sum(axis=-1), [[[1.0, 1.0, 0.0]], [[1.0, 1.0, 1.0]]], rtol=1e-6)
+    out = params["params"]["out"]
+    answer = jnp.einsum("bhts,bshd->bthd", weights, v).reshape(x.shape) @ out["kernel"] + out["bias"][None, None]
+    np.testing.assert_allclose(net.apply(params, x, k, v, mask), answer, atol=1e-5)
+
+
 def decoder_layer(order):
     block = Block(8, 2, 16, activation="relu", order=order, causal=True, cross=True)
     return lambda params, x, memory: block.apply({"params": params}, x, None, memory)

@@ -57,6 +57,17 @@ def near(a, b, tolerance=1e-5):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
+def test_a_vaes_rate_is_measured_whole_and_counted_in_part():
+    x = jax.random.randint(jax.random.key(0), (4, 8, 8, 1), 0, 17) / 8.0 - 1.0
+    model = VQVAE(**CONV, quantizer=NormalPosterior(width=3, beta=0.25), observation=Gaussian(scale=0.3), levels=17)
+    variables, key = jax.jit(model.init)(jax.random.key(1), {"x": x}), jax.random.key(2)
+    found = jax.jit(model.reconstruct)(variables, x, key)
+    assert float(found.kl.min()) > 0.0
+    near(found.weighted_kl, 0.25 * found.kl)
+    loss = Reconstruction()(model, variables, key, {"x": x}, jnp.zeros((), int))
+    near(loss.value, (0.25 * found.kl - found.log_prob) / 64, 1e-4)
+
+
 @pytest.mark.parametrize("model", tiers(MODELS, first=("fsq",)))
 def test_codes_say_what_is_reconstructed(model):
     variables, x = case(model)
