@@ -46,6 +46,7 @@ def read_npz(path: Path, like: Like) -> Arrays:
 
 def write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
     """An archive of arrays, whole or not at all, whatever ends the process: one that is there stays until then."""
+    path = path.resolve()  # where there is a link, it is followed and stays
     part = path.with_name(path.name + ".part")
     with part.open("wb") as file:
         np.savez(file, **arrays)
