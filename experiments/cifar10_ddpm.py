@@ -22,20 +22,12 @@ from samplers.transforms import Clip
 from training.experiment import Checkpoints, Experiment
 from training.optimizer import Optimizer
 
+net = UNet(width=128, multipliers=(1, 2, 2, 2), blocks=2, attention=(16,), dropout=0.1, scale_shift=False)
+tiny_net = UNet(width=8, multipliers=(1, 2), blocks=1, attention=(16,), scale_shift=False)
+
 experiment = Experiment(
     data=TFDS(name="cifar10", flip=True),
-    model=Denoiser(
-        net=UNet(
-            width=128,
-            multipliers=(1, 2, 2, 2),
-            blocks=2,
-            attention=(16,),
-            dropout=0.1,
-            scale_shift=False,
-        ),
-        path=DDPMLinear(),
-        predicts="eps",
-    ),
+    model=Denoiser(net=net, path=DDPMLinear(), predicts="eps"),
     loss=Denoising(times=Discrete(steps=1000)),
     sampler=Diffusion(solver=DDPM(variance="beta"), grid=Uniform(), steps=1000, transforms=(Clip(),)),
     metrics=(TwoSampleAccuracy(), NearestTrainDistance()),
@@ -49,11 +41,7 @@ experiment = Experiment(
 
 tiny = replace(
     experiment,
-    model=Denoiser(
-        net=UNet(width=8, multipliers=(1, 2), blocks=1, attention=(16,), scale_shift=False),
-        path=DDPMLinear(),
-        predicts="eps",
-    ),
+    model=Denoiser(net=tiny_net, path=DDPMLinear(), predicts="eps"),
     sampler=Diffusion(solver=DDPM(variance="beta"), grid=Uniform(), steps=3, transforms=(Clip(),)),
     metrics=(TwoSampleAccuracy(samples=16),),
     optimizer=Optimizer(learning_rate=2e-4),

@@ -6,58 +6,33 @@ of cifar10_ddpm, drawn by dopri5. It has not been trained here.
 
 from dataclasses import replace
 
-from data.images import TFDS
+from experiments import cifar10_ddpm
 from losses.flow_matching import FlowMatching
-from metrics.neighbours import NearestTrainDistance, TwoSampleAccuracy
 from models.denoiser import Denoiser
-from models.unet import UNet
+from models.model import Net
 from paths.couplings import MinibatchOT
 from paths.grids import Uniform
 from paths.schedules import Rectified
 from samplers.adaptive import Dopri5
 from samplers.diffusion import Diffusion
 from samplers.heun import Heun
-from training.experiment import Checkpoints, Experiment
-from training.optimizer import Optimizer
 
-experiment = Experiment(
-    data=TFDS(name="cifar10", flip=True),
-    model=Denoiser(
-        net=UNet(
-            width=128,
-            multipliers=(1, 2, 2, 2),
-            blocks=2,
-            attention=(16,),
-            dropout=0.1,
-            scale_shift=False,
-        ),
-        path=Rectified(),
-        predicts="velocity",
-    ),
+
+def flow(net: Net) -> Denoiser:
+    return Denoiser(net=net, path=Rectified(), predicts="velocity")
+
+
+experiment = replace(
+    cifar10_ddpm.experiment,
+    model=flow(cifar10_ddpm.net),
     loss=FlowMatching(coupling=MinibatchOT()),
     sampler=Diffusion(solver=Dopri5(), grid=Uniform(), steps=1),
-    metrics=(TwoSampleAccuracy(), NearestTrainDistance()),
-    optimizer=Optimizer(learning_rate=2e-4, warmup=5000),
     steps=400_000,
-    batch_size=128,
-    ema=0.9999,
-    checkpoints=Checkpoints(every=5000, latest=2, keep_every=100_000),
-    sample_every=20_000,
 )
 
 tiny = replace(
-    experiment,
-    model=Denoiser(
-        net=UNet(width=8, multipliers=(1, 2), blocks=1, attention=(16,), scale_shift=False),
-        path=Rectified(),
-        predicts="velocity",
-    ),
+    cifar10_ddpm.tiny,
+    model=flow(cifar10_ddpm.tiny_net),
+    loss=experiment.loss,
     sampler=Diffusion(solver=Heun(), grid=Uniform(), steps=3),
-    metrics=(TwoSampleAccuracy(samples=16),),
-    optimizer=Optimizer(learning_rate=2e-4),
-    steps=4,
-    batch_size=8,
-    log_every=2,
-    sample_every=4,
-    sample_count=4,
 )

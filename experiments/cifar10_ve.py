@@ -8,57 +8,33 @@ for which the paper reports FID 3.60 (reverse diffusion). This code has not been
 
 from dataclasses import replace
 
-from data.images import TFDS
+from experiments import cifar10_ddpm
 from losses.denoising import Denoising
 from losses.times import Uniform as UniformTimes
-from metrics.neighbours import NearestTrainDistance, TwoSampleAccuracy
 from models.denoiser import Denoiser
-from models.unet import UNet
+from models.model import Net
 from paths.grids import Uniform
 from paths.schedules import VE
 from samplers.diffusion import Diffusion
 from samplers.pc import PC
-from training.experiment import Checkpoints, Experiment
-from training.optimizer import Optimizer
 
-path = VE(sigma_min=0.02, sigma_max=100.0)
 
-experiment = Experiment(
-    data=TFDS(name="cifar10", flip=True),
-    model=Denoiser(
-        net=UNet(
-            width=128,
-            multipliers=(1, 2, 2, 2),
-            blocks=2,
-            attention=(16,),
-            dropout=0.1,
-            scale_shift=False,
-        ),
-        path=path,
-        predicts="eps",
-    ),
+def exploding(net: Net) -> Denoiser:
+    return Denoiser(net=net, path=VE(sigma_min=0.02, sigma_max=100.0), predicts="eps")
+
+
+experiment = replace(
+    cifar10_ddpm.experiment,
+    model=exploding(cifar10_ddpm.net),
     loss=Denoising(times=UniformTimes()),
     sampler=Diffusion(solver=PC(snr=0.16), grid=Uniform(), steps=1000),
-    metrics=(TwoSampleAccuracy(), NearestTrainDistance()),
-    optimizer=Optimizer(learning_rate=2e-4, warmup=5000),
-    steps=800_000,
-    batch_size=128,
     ema=0.999,
-    checkpoints=Checkpoints(every=5000, latest=2, keep_every=100_000),
-    sample_every=20_000,
 )
 
 tiny = replace(
-    experiment,
-    model=Denoiser(
-        net=UNet(width=8, multipliers=(1, 2), blocks=1, attention=(16,), scale_shift=False), path=path, predicts="eps"
-    ),
+    cifar10_ddpm.tiny,
+    model=exploding(cifar10_ddpm.tiny_net),
+    loss=experiment.loss,
     sampler=Diffusion(solver=PC(snr=0.16), grid=Uniform(), steps=3),
-    metrics=(TwoSampleAccuracy(samples=16),),
-    optimizer=Optimizer(learning_rate=2e-4),
-    steps=4,
-    batch_size=8,
-    log_every=2,
-    sample_every=4,
-    sample_count=4,
+    ema=experiment.ema,
 )

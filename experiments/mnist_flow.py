@@ -20,11 +20,12 @@ from samplers.heun import Heun
 from training.experiment import Checkpoints, Experiment
 from training.optimizer import Optimizer
 
+net = DiT(width=192, depth=4, heads=6, patch=4, num_classes=10)
+tiny_net = DiT(width=16, depth=2, heads=2, patch=7, num_classes=10)
+
 experiment = Experiment(
     data=TFDS(name="mnist"),
-    model=Denoiser(
-        net=DiT(width=192, depth=4, heads=6, patch=4, num_classes=10), path=Rectified(), predicts="velocity"
-    ),
+    model=Denoiser(net=net, path=Rectified(), predicts="velocity"),
     loss=FlowMatching(times=LogitNormal(draw="low_discrepancy"), label_dropout=0.1),
     sampler=Diffusion(solver=Heun(), grid=Uniform(), steps=20),
     metrics=(TwoSampleAccuracy(), ClassAccuracy(), NearestTrainDistance()),
@@ -39,7 +40,7 @@ experiment = Experiment(
 
 tiny = replace(
     experiment,
-    model=Denoiser(net=DiT(width=16, depth=2, heads=2, patch=7, num_classes=10), path=Rectified(), predicts="velocity"),
+    model=Denoiser(net=tiny_net, path=Rectified(), predicts="velocity"),
     sampler=Diffusion(solver=Heun(), grid=Uniform(), steps=3),
     metrics=(TwoSampleAccuracy(samples=16),),
     optimizer=Optimizer(learning_rate=1e-3),
