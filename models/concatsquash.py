@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from models.flows.conditioners import ACTIVATIONS
+from models.activations import ACTIVATIONS
 from models.model import Net
 
 

@@ -21,17 +21,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from models.activations import ACTIVATIONS
 from models.attention import Attention, Cache, CrossAttention, Kept, Mask, Tokens, by_rows
 from models.backbone import Backbone, Lengths, Outputs, Sequence, State, within
 from models.remat import named
 from models.stack import Stack
 
-ACTIVATIONS: dict[str, Callable[[Any], Any]] = {
-    "relu": nn.relu,
-    "gelu": lambda x: nn.gelu(x, approximate=False),
-    "gelu_tanh": nn.gelu,  # 1606.08415's approximation
-    "relu_squared": lambda x: jnp.square(nn.relu(x)),
-}
 UNROLLED = 4  # blocks a turn of the loop, see models/stack.py
 Crossed = tuple[Kept, Kept, Mask | None]  # keys, values, mask
 

@@ -19,8 +19,9 @@ from flax import linen as nn
 from flax.linen.dtypes import promote_dtype
 from jaxtyping import Array, Float, Int, Key
 
+from models.activations import ACTIVATIONS
 from models.flows.bijection import Bijection, Moved, Params, per_example
-from models.flows.conditioners import ACTIVATIONS, Label
+from models.flows.conditioners import Label
 from models.flows.elementwise import Affine, Elementwise, Raw
 from models.model import Condition, label_of
 

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from models.activations import ACTIVATIONS
 from models.convolution import Conv3x3
 from models.model import Condition, class_rows, label_of
 from models.stack import Stack
 from models.transformer import Transformer
 
 Seen = Float[Array, "b *s c"]
-ACTIVATIONS = {"relu": nn.relu, "silu": nn.silu, "tanh": jnp.tanh, "gelu": nn.gelu}
 zeros = nn.initializers.zeros
 # A continuous flow differentiates its network forwards, for which cuDNN has no rule.
 PLAIN: dict[str, Any] = {"bidirectional": True, "positions": "none", "initial": "xavier", "fused": False}
