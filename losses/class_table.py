@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
-NOBODY = -1
+NO_CLASS = -1
 
 
 class Table(NamedTuple):
     """R rows and the classes they are of."""
 
-    ids: Int[Array, " r"]  # class of each row; NOBODY where it is no class's rival
+    ids: Int[Array, " r"]  # class of each row; NO_CLASS where it is no class's rival
     rows: Int[Array, " r"] | None  # its row in W, or past the last where it is to be left alone; None: all in order
     place: Int[Array, " b"]  # row of each example's class; R where it is none of this shard's
     overflow: Int[Array, ""]
@@ -33,7 +33,7 @@ def whole(label: Int[Array, " b"], size: int, classes: Int[Array, ""] | int) -> 
     """(1): `size` rows, the first `classes` of which are classes."""
     ids = jnp.arange(size, dtype=jnp.int32)
     place = jnp.where((label >= 0) & (label < size), label, size)
-    return Table(jnp.where(ids < classes, ids, NOBODY), None, place, jnp.zeros((), jnp.int32))
+    return Table(jnp.where(ids < classes, ids, NO_CLASS), None, place, jnp.zeros((), jnp.int32))
 
 
 def sampled(
@@ -61,7 +61,7 @@ def sampled(
     rows = jnp.where(index < count, own, filled)
     rival = (rows < jnp.minimum(classes, size)) & (index < slots)
     place = jnp.where(place < count, place, length)
-    return Table(jnp.where(rival, rows, NOBODY), rows, place, jnp.maximum(count - slots, 0))
+    return Table(jnp.where(rival, rows, NO_CLASS), rows, place, jnp.maximum(count - slots, 0))
 
 
 def _ranked(label: Int[Array, " b"], size: int) -> tuple[Int[Array, " b"], Int[Array, " b"], Int[Array, ""]]:

@@ -18,20 +18,20 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from losses.class_sums import (
-    OF_OTHERS,
+    SPLIT_OF_SUMS,
+    ClassSums,
     Head,
-    Others,
     PerExample,
     Settings,
     Split,
-    chunk_gradient,
     chunk_of,
     chunks,
+    class_sums,
+    gradient_of_chunk,
     in_shard,
+    negative_mask,
     of_all,
     on_shards,
-    others,
-    rivals,
 )
 from losses.class_table import taken
 from losses.linear_cross_entropy import scaled, value_of
@@ -66,7 +66,7 @@ class Fused(NamedTuple):
     """What `fused_step` returns."""
 
     value: PerExample
-    ahead: PerExample
+    correct: PerExample
     overflow: Int[Array, ""]
     slope_x: Float[Array, "b d"]  # of each example's own value, in x
     slope_bias: PerExample
@@ -74,18 +74,20 @@ class Fused(NamedTuple):
     momentum: Array
 
 
-def _local(update: HeadSGD, how: Settings, u: Any, w: Any, momentum: Any, bias: Any, label: Any, *rest: Any) -> Any:
+def _local(
+    update: HeadSGD, settings: Settings, u: Any, w: Any, momentum: Any, bias: Any, label: Any, *rest: Any
+) -> Any:
     key, rate, total, slope = rest
-    table, label = in_shard(how, w, label, key)
+    table, label = in_shard(settings, w, label, key)
     rows, moving = taken(w, table), taken(momentum, table)
-    place, slopes = of_all(how, table.place, slope.rows)
-    turns, size = chunks(rows, u.shape[0], how.chunk)
+    place, slopes = of_all(settings, table.place, slope.rows)
+    turns, size = chunks(rows, u.shape[0], settings.chunk)
 
     def body(carry: Any, turn: Any) -> tuple[Any, None]:
         du, dbias, rows, moving = carry
         (some, start), (before, _) = chunk_of(rows, turn, size), chunk_of(moving, turn, size)
-        counts = rivals(table.ids, label, turn, size)
-        du_, dw, dbias_ = chunk_gradient(how, u, some, bias, counts, total, slope)
+        counts = negative_mask(table.ids, label, turn, size)
+        du_, dw, dbias_ = gradient_of_chunk(settings, u, some, bias, counts, total, slope)
         here = (place >= turn * size) & (place < start + size)
         at = jnp.where(here, place - start, size)
         after = update.momentum * before + dw + update.weight_decay * some
@@ -103,13 +105,13 @@ def _local(update: HeadSGD, how: Settings, u: Any, w: Any, momentum: Any, bias: 
     if table.rows is not None:
         rows = w.at[table.rows].set(rows, mode="drop")
         moving = momentum.at[table.rows].set(moving, mode="drop")
-    if how.axis:
-        du, dbias = jax.lax.psum((du, dbias), how.axis)
+    if settings.axis:
+        du, dbias = jax.lax.psum((du, dbias), settings.axis)
     return du, dbias, rows, moving
 
 
 def fused_step(
-    how: Settings,
+    settings: Settings,
     update: HeadSGD,
     x: Float[Array, "b d"],
     w: Head,
@@ -120,22 +122,22 @@ def fused_step(
     step: Step,
 ) -> Fused:
     """Forward, backward and (1) of the head. Nothing of it is to be differentiated through."""
-    u, back_to_x = jax.vjp(partial(scaled, how.margin), x)
-    found = others(how, u, w, bias, label, key)
+    u, back_to_x = jax.vjp(partial(scaled, settings.margin), x)
+    found = class_sums(settings, u, w, bias, label, key)
 
-    def tail(x: Any, bias: Any, total: Any, summed: Any, rows: Any) -> Any:
-        return value_of(how, x, found._replace(total=total, summed=summed, rows=rows), bias, label, step)
+    def tail(x: Any, bias: Any, total: Any, logit_sum: Any, rows: Any) -> Any:
+        return value_of(settings, x, found._replace(total=total, logit_sum=logit_sum, rows=rows), bias, label, step)
 
-    value, back, ahead = jax.vjp(tail, x, bias, found.total, found.summed, found.rows, has_aux=True)
+    value, back, correct = jax.vjp(tail, x, bias, found.total, found.logit_sum, found.rows, has_aux=True)
     share = 1.0 / x.shape[0]
-    dx, dbias, dtotal, dsummed, drows = back(jnp.full_like(value, share))
-    slope = Others(dtotal, dsummed, found.highest, drows, found.rivals, found.overflow)
+    dx, dbias, dtotal, dlogit_sum, drows = back(jnp.full_like(value, share))
+    slope = ClassSums(dtotal, dlogit_sum, found.max_logit, drows, found.negatives, found.overflow)
     each, split, whole = Split.EXAMPLES, Split.ROWS, Split.NOT
-    given = (each, split, split, each, each, whole, whole, each, OF_OTHERS)
-    run: Callable[..., Any] = on_shards(how, partial(_local, update), given, (each, each, split, split))
+    given = (each, split, split, each, each, whole, whole, each, SPLIT_OF_SUMS)
+    run: Callable[..., Any] = on_shards(settings, partial(_local, update), given, (each, each, split, split))
     du, more, w, momentum = run(u, w, momentum, bias, label, key, update.rate(step), found.total, slope)
     dx, dbias = (dx + back_to_x(du)[0]) / share, (dbias + more) / share
-    return Fused(value, ahead, found.overflow, dx, dbias, w, momentum)
+    return Fused(value, correct, found.overflow, dx, dbias, w, momentum)
 
 
 def carried(found: Fused, x: Float[Array, "b d"], bias: PerExample) -> PerExample:

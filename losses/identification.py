@@ -68,7 +68,7 @@ class Identification(Loss):
             )
         bias = variables["params"].get("logit_bias", 0.0)
         if self.update is None:
-            value, ahead, overflow = linear_cross_entropy(
+            value, correct, overflow = linear_cross_entropy(
                 h,
                 w,
                 label,
@@ -83,15 +83,16 @@ class Identification(Loss):
                 classes=model.classes,
             )
         else:
-            settings = (self.chunk, self.sample, self.label_smoothing, model.class_axis or None)
-            how = Settings(self.margin, w.shape[0] if model.classes is None else model.classes, *settings)
-            h, biases = prepared(how, h, w, label, key, bias)
+            classes = w.shape[0] if model.classes is None else model.classes
+            own = (self.chunk, self.sample, self.label_smoothing, model.class_axis or None)
+            settings = Settings(self.margin, classes, *own)
+            h, biases = prepared(settings, h, w, label, key, bias)
             fixed_h, fixed_b = jax.lax.stop_gradient((h, biases))
-            found = fused_step(how, self.update, fixed_h, w, state["momentum"], fixed_b, label, key, step)
+            found = fused_step(settings, self.update, fixed_h, w, state["momentum"], fixed_b, label, key, step)
             value = carried(found, h, biases)
-            ahead, overflow = found.ahead, found.overflow
+            correct, overflow = found.correct, found.overflow
             state = {**state, "head": found.w, "momentum": found.momentum}
-        metrics: dict[str, Any] = {"accuracy": ahead, "norm": jnp.linalg.norm(jax.lax.stop_gradient(h), axis=1)}
+        metrics: dict[str, Any] = {"accuracy": correct, "norm": jnp.linalg.norm(jax.lax.stop_gradient(h), axis=1)}
         if self.sample < 1.0:
             metrics["overflow"] = overflow.astype(jnp.float32)
         return Objective(value, metrics, state)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
-from losses.class_sums import Head, Others, PerExample, Settings, others, product
+from losses.class_sums import ClassSums, Head, PerExample, Settings, class_sums, product
 from losses.margin_softmax import BinaryMargin, Margin, NormFace, Step
 from models.embedder import unit
 
@@ -51,10 +51,10 @@ def scaled(margin: Margin, x: Float[Array, "b d"]) -> Float[Array, "b d"]:
 
 
 def value_of(
-    how: Settings, x: Float[Array, "b d"], found: Others, bias: PerExample, label: Int[Array, " b"], step: Step
+    settings: Settings, x: Float[Array, "b d"], found: ClassSums, bias: PerExample, label: Int[Array, " b"], step: Step
 ) -> tuple[PerExample, PerExample]:
-    """(2) and (3); and 1 where the example's class is, margins left out, ahead of all that were looked at."""
-    margin = how.margin
+    """(2) and (3); and 1 where the class of an example, margins left out, is ahead of all that were looked at."""
+    margin = settings.margin
     t, plain = logit_of_target(margin, x, found.rows, label, step)
     if isinstance(margin, BinaryMargin):
         positive = margin.balance * jax.nn.softplus(-t - bias)
@@ -62,9 +62,9 @@ def value_of(
         plain = margin.other(plain[:, None])[:, 0] + bias
     else:
         value = jax.nn.softplus(found.total - t)
-    if how.smoothing:
-        value = value + how.smoothing * (t - (found.summed + t) / (found.rivals + 1.0))
-    return value + margin.extra(_length(x)), (plain > found.highest).astype(jnp.float32)
+    if settings.smoothing:
+        value = value + settings.smoothing * (t - (found.logit_sum + t) / (found.negatives + 1.0))
+    return value + margin.extra(_length(x)), (plain > found.max_logit).astype(jnp.float32)
 
 
 def first_bias(margin: Margin, classes: int) -> float:
@@ -76,7 +76,7 @@ class ClassLoss(NamedTuple):
     """What `linear_cross_entropy` returns."""
 
     value: PerExample
-    ahead: PerExample  # 1 where the class is told rightly, margins left out (among the classes looked at)
+    correct: PerExample  # 1 where the class is told rightly, margins left out (among the classes looked at)
     overflow: Int[Array, ""]  # of the batch's classes, those past the slots of their shard, which were no rivals
 
 
@@ -115,15 +115,15 @@ def linear_cross_entropy(
       ValueError: shapes, labels (where they are known) or settings that do not fit.
     """
     margin = margin or NormFace()
-    how = Settings(margin, w.shape[0] if classes is None else classes, chunk, sample, label_smoothing, class_axis)
-    x, biases = prepared(how, x, w, label, key, bias)
-    found = others(how, scaled(margin, x), w, biases, label, key)
-    value, ahead = value_of(how, x, found, biases, label, step)
-    return ClassLoss(value, ahead, found.overflow)
+    settings = Settings(margin, w.shape[0] if classes is None else classes, chunk, sample, label_smoothing, class_axis)
+    x, biases = prepared(settings, x, w, label, key, bias)
+    found = class_sums(settings, scaled(margin, x), w, biases, label, key)
+    value, correct = value_of(settings, x, found, biases, label, step)
+    return ClassLoss(value, correct, found.overflow)
 
 
 def prepared(
-    how: Settings,
+    settings: Settings,
     x: Float[Array, "b _"],
     w: Head,
     label: Int[Array, " b"],
@@ -137,14 +137,14 @@ def prepared(
     """
     if x.shape[-1] != w.shape[-1]:
         raise ValueError(f"embeddings have {x.shape[-1]} features, but the rows of the head {w.shape[-1]}")
-    if not 2 <= how.classes <= w.shape[0]:
-        raise ValueError(f"classes={how.classes} must be at least 2 and at most the head's rows, {w.shape[0]}")
-    if how.sample < 1.0 and key is None:
-        raise ValueError(f"sample={how.sample} takes a key, which decides the part of the classes")
+    if not 2 <= settings.classes <= w.shape[0]:
+        raise ValueError(f"classes={settings.classes} must be at least 2 and at most the head's rows, {w.shape[0]}")
+    if settings.sample < 1.0 and key is None:
+        raise ValueError(f"sample={settings.sample} takes a key, which decides the part of the classes")
     if not isinstance(label, Tracer):
-        check_labels(np.asarray(label), how.classes)
+        check_labels(np.asarray(label), settings.classes)
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    return x, jnp.broadcast_to(jnp.asarray(bias + first_bias(how.margin, how.classes), x.dtype), label.shape)
+    return x, jnp.broadcast_to(jnp.asarray(bias + first_bias(settings.margin, settings.classes), x.dtype), label.shape)
 
 
 def check_labels(label: Int[np.ndarray, " b"], classes: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from losses.class_sums import Settings
-from losses.class_table import NOBODY, sampled, whole
+from losses.class_table import NO_CLASS, sampled, whole
 from losses.fused_head import HeadSGD, carried, fused_step
 from losses.linear_cross_entropy import first_bias, linear_cross_entropy
 from losses.margin_softmax import (
@@ -222,7 +222,7 @@ def test_it_says_which_examples_are_told_rightly():
     right = right.at[:4].set(True)
     assert 4 <= int(right.sum()) < B
     for name in ("arcface", "sphereface2"):
-        found = linear_cross_entropy(x, w, label, margin=MARGINS[name], chunk=7).ahead
+        found = linear_cross_entropy(x, w, label, margin=MARGINS[name], chunk=7).correct
         np.testing.assert_array_equal(found, right.astype(jnp.float32))
 
 
@@ -252,7 +252,7 @@ def test_a_sample_holds_the_batchs_classes_once_each_and_others_without_repetiti
     label = [5, 90, 5, 17, 90, 3]
     for seed in range(20):
         table, ids, rows, place = rows_of(label, 100, 100, 0.2, seed)
-        rivals = ids[ids != NOBODY]
+        rivals = ids[ids != NO_CLASS]
         assert len(ids) == 20
         assert len(set(rivals)) == len(rivals) >= 16
         assert set(rivals) >= set(label)
@@ -268,7 +268,7 @@ def test_every_other_class_is_drawn_as_often_as_any():
         return sampled(label, 40, 40, 0.7, key).ids
 
     ids = np.asarray(jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(0), draws)))
-    share = np.bincount(ids[ids != NOBODY], minlength=40) / draws
+    share = np.bincount(ids[ids != NO_CLASS], minlength=40) / draws
     assert (share[[1, 20, 39]] == 1.0).all()
     others = np.delete(share, [1, 20, 39])
     expected = 25 / 40  # that a stratum is in a slot behind the batch's own, and the class drawn of it
@@ -279,7 +279,7 @@ def test_more_classes_than_slots_are_counted_as_overflow_and_keep_their_own_loss
     label = np.arange(10)
     table, ids, rows, place = rows_of(label, 40, 40, 0.1)
     assert int(table.overflow) == 6
-    assert set(ids[ids != NOBODY]) == {0, 1, 2, 3}
+    assert set(ids[ids != NO_CLASS]) == {0, 1, 2, 3}
     np.testing.assert_array_equal(rows[place], label)
     x, w, _, _ = inputs()
     how = {"margin": MARGINS["arcface"], "sample": 0.1, "key": jax.random.key(0)}
@@ -292,11 +292,11 @@ def test_more_classes_than_slots_are_counted_as_overflow_and_keep_their_own_loss
 
 def test_a_shard_takes_the_classes_that_are_its_own():
     table, ids, _, place = rows_of([-3, 7, 12, 7, 40], 20, 15, 0.5)
-    assert set(ids[ids != NOBODY]) <= set(range(15))
+    assert set(ids[ids != NO_CLASS]) <= set(range(15))
     assert {7, 12} <= set(ids)
     assert list(place[[0, 4]]) == [len(ids)] * 2
     everything = whole(jnp.asarray([-3, 7]), 20, 15)
-    assert list(np.asarray(everything.ids)) == [*range(15), *[NOBODY] * 5]
+    assert list(np.asarray(everything.ids)) == [*range(15), *[NO_CLASS] * 5]
     assert list(np.asarray(everything.place)) == [20, 7]
     assert table.overflow == 0
 
@@ -317,8 +317,8 @@ def test_a_sampled_loss_is_that_of_the_classes_it_looked_at(name, axis, mesh):
     else:
         keys = [jax.random.fold_in(jax.random.key(5), d) for d in range(8)]
         parts = [np.asarray(sampled(label - 5 * d, 5, 5, 0.7, key).ids) for d, key in enumerate(keys)]
-        seen = np.concatenate([np.where(ids == NOBODY, NOBODY, ids + 5 * d) for d, ids in enumerate(parts)])
-    looked_at = jnp.zeros(C).at[seen[seen != NOBODY]].set(1.0)
+        seen = np.concatenate([np.where(ids == NO_CLASS, NO_CLASS, ids + 5 * d) for d, ids in enumerate(parts)])
+    looked_at = jnp.zeros(C).at[seen[seen != NO_CLASS]].set(1.0)
     assert 20 < float(looked_at.sum()) < C
 
     def expected(x, w):
@@ -455,4 +455,4 @@ def test_what_does_not_fit_is_named():
 def test_what_is_nowhere_is_told_to_be_of_no_class():
     x, w, label, _ = inputs()
     found = linear_cross_entropy(jnp.zeros_like(x), w, label, margin=MARGINS["arcface"], chunk=7)
-    np.testing.assert_array_equal(found.ahead, 0.0)
+    np.testing.assert_array_equal(found.correct, 0.0)
