@@ -153,7 +153,7 @@ def forward(settings: Settings, u: Any, w: Any, bias: Any, table: Table, label: 
 def gradient_of_chunk(
     settings: Settings, u: Any, w: Any, bias: Any, counts: Any, total: Any, slope: ClassSums
 ) -> tuple[Array, Array, Array]:
-    """(du, dw, dbias) of one chunk, of Σ_i slope.total_i·total_i + slope.summed_i·summed_i."""
+    """(du, dw, dbias) of one chunk, of Σ_i slope.total_i·total_i + slope.logit_sum_i·logit_sum_i."""
     z, back = jax.vjp(lambda u, w, bias: logits_of(settings.margin, u, w, bias), u, w, bias)
     part = jax.nn.sigmoid(z) if settings.binary else jnp.exp(jnp.where(counts > 0.0, z - total[:, None], LOWEST))
     du, dw, dbias = back(

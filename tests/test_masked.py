@@ -336,7 +336,7 @@ def test_an_experiment_fills_in_the_vocabulary():
         (lambda: MaskedModel().tokens, "neither it nor its data says how many"),
         (lambda: MaskedModel(vocabulary=V).init(KEYS[0], {"x": KEYS, "weight": KEYS}), "have weights"),
         (lambda: MaskedTokens(smoothing=1.0), r"smoothing=1.0 must be in \[0, 1\)"),
-        (lambda: MaskedTokens(label_dropout=1.5), r"label_dropout=1.5 in \[0, 1\]"),
+        (lambda: MaskedTokens(label_dropout=1.5), r"label_dropout=1.5 is not in \[0, 1\]"),
         (lambda: MaskedLikelihood(draws=0), "draws=0 must be at least 1"),
         (lambda: MaskedDecoding(steps=0), "steps=0 must be at least 1"),
         (lambda: MaskedDecoding(temperature=-1.0), "temperature=-1.0"),
