@@ -70,6 +70,13 @@ def fitted_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def let_go() -> Iterator[None]:
+    """What has been compiled for a file's tests is let go behind them: together it comes to gigabytes a process."""
+    yield
+    jax.clear_caches()
+
+
 def tfds_has(name: str) -> bool:
     """Whether a TFDS set is prepared where TFDS looks for it."""
     from data.dataset import MissingDataError

@@ -42,7 +42,7 @@ MODELS = {
         encoder=NET.clone(bidirectional=True), decoder=NET.clone(cross=True, order="post"), vocabulary=V, stop=6
     ),
 }
-each = pytest.mark.parametrize("model", tiers(MODELS, first=("lstm", "classes", "translator")))
+each = pytest.mark.parametrize("model", tiers(MODELS, first=("classes", "translator")))
 
 
 @functools.cache

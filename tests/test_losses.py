@@ -63,7 +63,7 @@ def test_weights_are_the_papers():
     ("name", "predicts"),
     tiers(
         itertools.product(PATHS, ("eps", "x0", "v", "velocity", "score", "edm")),
-        first=lambda name, predicts: name == "rectified" or (predicts == "eps" and name in ("vp", "ve", "edm")),
+        first=lambda name, predicts: name == "rectified" or (predicts == "eps" and name == "ve"),
     ),
 )
 def test_loss_is_one_finite_value_an_example_at_every_face_and_path(name, predicts):

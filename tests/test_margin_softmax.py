@@ -257,7 +257,7 @@ EXTREMES = ["aligned", "opposite", "orthogonal", "zero", "past the last angle", 
     ("name", "dtype"),
     tiers(
         itertools.product([*MARGINS, "adaface"], (jnp.float32, jnp.bfloat16)),
-        first=lambda name, dtype: dtype == jnp.float32,
+        first=lambda name, dtype: dtype == jnp.float32 and not name.startswith(("l_softmax_", "arcface_", "combined_")),
     ),
 )
 def test_nothing_is_infinite_wherever_an_embedding_points(name, dtype):
