@@ -61,9 +61,9 @@ def in_features() -> list[str]:
 
 def of_all_families(name: str, arguments: list[str]) -> None:
     """The table of that name: printed, as CSV and as a picture."""
-    from reproduce import write
     from reproductions import bits_per_dim
     from reproductions.densities import DATA, densities
+    from reproductions.making import write_figure
     from training.cli import take
     from training.config import nearest
     from training.startup import start
@@ -82,7 +82,7 @@ def of_all_families(name: str, arguments: list[str]) -> None:
         if row not in there:
             raise UserError(f"--rows: there is no row {row!r}{nearest(row, there)}")
     rows = list(bits_per_dim.told(bits_per_dim.table(data, only=wanted)))
-    write(bits_per_dim, rows, out, f"bits_per_dim_{data}")
+    write_figure(bits_per_dim, rows, out, f"bits_per_dim_{data}")
     print("\n".join(bits_per_dim.summary(rows)))
     print(f"wrote {out / f'bits_per_dim_{data}'}.png and .csv")
 

@@ -15,10 +15,12 @@ and where it looks at what the others have trained, `LAST = True`. What a row ho
 left out of the table. Its docstring's first line is what `--list` prints.
 """
 
+import ast
 import importlib
 import pkgutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -70,7 +72,20 @@ class Reproduction(Protocol):
 
 
 # Modules of the folder that are no reproductions.
-HELPERS = ("baselines", "densities", "judge", "page", "processes", "record", "reproduction", "runs")
+HELPERS = (
+    *(
+        "all_figures",
+        "baselines",
+        "densities",
+        "judge",
+        "making",
+        "page",
+        "processes",
+        "record",
+        "reproduction",
+        "runs",
+    ),
+)
 
 
 def names() -> list[str]:
@@ -80,3 +95,9 @@ def names() -> list[str]:
 def load(name: str) -> Any:
     """The module of that name, a `Reproduction`."""
     return importlib.import_module(f"reproductions.{name}")
+
+
+def title(name: str) -> str:
+    """The first line of the module's docstring."""
+    path = Path(__file__).with_name(f"{name}.py")
+    return (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]

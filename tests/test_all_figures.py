@@ -55,7 +55,7 @@ def stubs(monkeypatch):
     found = {name: module(name) for name in ("one", "two")}
     monkeypatch.setattr(reproduction, "names", lambda: sorted(found))
     monkeypatch.setattr(reproduction, "load", found.__getitem__)
-    monkeypatch.setattr("reproduce.title", lambda name: f"What {name} <shows>.")
+    monkeypatch.setattr(reproduction, "title", lambda name: f"What {name} <shows>.")
     return found
 
 
