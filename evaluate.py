@@ -117,8 +117,9 @@ def main() -> None:
     from training.distributed import writes
     from training.draw import Drawer
     from training.features import features_of
+    from training.inputs import default_condition, example_batch, usable
     from training.measure import evaluation_of
-    from training.run import Run, default_condition, example_batch, usable
+    from training.run import Run
     from training.startup import start
     from training.step import named_key
 

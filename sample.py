@@ -114,8 +114,9 @@ def main() -> None:
     from training.distributed import writes
     from training.draw import Drawer
     from training.edit import Edit, edited
+    from training.inputs import example_batch, usable
     from training.picture import picture, save_gif, save_png, texts, write_texts
-    from training.run import Run, example_batch, usable
+    from training.run import Run
     from training.startup import start
     from training.step import named_key
 

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data.arrays import ArraySource
-from data.dataset import Dataset, MalformedDataError, MissingDataError, Source, UnknownDataError
+from data.dataset import Dataset, MalformedDataError, MissingDataError, Source, UnknownDataError, is_test
 from data.npz import read_npy
 
 EMBEDDED = ("breast_cancer", "wine", "iris", "diabetes")
@@ -34,13 +34,13 @@ def _splits(name: str, held_out: float) -> tuple[Float[np.ndarray, "n d"], Float
             raise MalformedDataError(f"{name} cannot be read: {error}") from error
     rows = np.asarray(rows, np.float64)
     if rows.ndim != 2:
-        raise UnknownDataError(f"a table has rows and columns, and {name} has {rows.ndim} axes")
+        raise MalformedDataError(f"a table has rows and columns, and {name} has {rows.ndim} axes")
     rows = rows[np.isfinite(rows).all(axis=1)]  # a csv file's heading, and rows with a gap
     # RandomState's streams are frozen for ever, so the split is the same under every NumPy.
     rows = rows[np.random.RandomState(0).permutation(len(rows))]
     test = max(1, round(held_out * len(rows)))
     if len(rows) < test + 2:
-        raise UnknownDataError(f"{name} has {len(rows)} complete rows, too few to train on")
+        raise MalformedDataError(f"{name} has {len(rows)} complete rows, too few to train on")
     train = rows[:-test]
     mean, std = train.mean(axis=0), train.std(axis=0)
     varies = train.max(axis=0) > train.min(axis=0)  # a column of one value has no density
@@ -64,6 +64,4 @@ class Tabular(Dataset):
         return (_splits(self.name, self.held_out)[0].shape[1],)
 
     def source(self, split: str) -> Source:
-        if split not in ("train", "test"):
-            raise UnknownDataError(f"a table has the splits train and test, not {split!r}")
-        return ArraySource(_splits(self.name, self.held_out)[split == "test"], None, lambda rows: rows)
+        return ArraySource(_splits(self.name, self.held_out)[is_test(split)], None, lambda rows: rows)

@@ -26,9 +26,10 @@ from training.codes import Codes, Latents
 from training.codes import _encoded as encoded
 from training.edit import Edit, edited
 from training.errors import UserError
+from training.inputs import default_condition, example_batch
 from training.loop import train
 from training.mesh import Mesh
-from training.run import Run, default_condition, example_batch
+from training.run import Run
 
 PRIORS = ("transformer", "pixelcnn", "lstm", "masked")
 MNIST = ("vqvae_mnist", "fsq_mnist", "rvq_mnist", "vqvae2_mnist")

@@ -33,9 +33,10 @@ from training.cli import load_experiment
 from training.config import decode, encode
 from training.draw import Drawer
 from training.errors import UserError
+from training.inputs import example_batch
 from training.mesh import Mesh
 from training.plan import Plan
-from training.run import Run, example_batch
+from training.run import Run
 
 KEYS = sample_keys(jax.random.key(3), jnp.arange(6))
 FLOW = Flow(

@@ -12,8 +12,8 @@ from metrics.classifier import Classifier
 from reproductions import code_priors, latent_diffusion
 from reproductions.reproduction import in_table
 from training.cli import load_experiment
+from training.inputs import example_batch
 from training.loop import train
-from training.run import example_batch
 from training.trained import Trained, trained
 
 

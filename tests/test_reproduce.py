@@ -27,7 +27,7 @@ from reproductions.reproduction import Cut, Source, in_table, load, names
 from reproductions.runs import run_of
 from tests.scripts import finish, here
 from training.cli import experiment_names
-from training.run import example_batch
+from training.inputs import example_batch
 from training.trained import Trained
 
 

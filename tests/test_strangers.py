@@ -34,12 +34,13 @@ from training.cli import load_experiment
 from training.codes import Codes
 from training.errors import UserError
 from training.handover import finished
+from training.inputs import example_batch
 from training.lock import locked
 from training.loop import train
 from training.mesh import Mesh
 from training.plan import Plan
 from training.reflow import Reflow
-from training.run import Run, example_batch
+from training.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # orbax's failed loads
 ONE = replace(digits, mesh=Mesh(data=1), steps=0, metrics=(), sample_every=0)

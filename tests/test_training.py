@@ -27,12 +27,13 @@ from training.checkpoint import Store
 from training.draw import Drawer
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints
+from training.inputs import example_batch
 from training.loop import train
 from training.measure import measure
 from training.mesh import Mesh, put_batch
 from training.optimizer import Optimizer, clipped
 from training.plan import Plan
-from training.run import Run, example_batch
+from training.run import Run
 from training.state import state_digest
 from training.step import named_key
 

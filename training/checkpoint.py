@@ -93,6 +93,10 @@ class Store:
 
         Args:
           before: only those of earlier steps, and none is moved.
+
+        Raises:
+          UserError: there are some, and none can be read.
+          OtherArraysError: the newest has other arrays than `like`.
         """
         train = _trained(like)
         average = {"params": like.average, "state": like.model}

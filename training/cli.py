@@ -84,7 +84,11 @@ def load_experiment(name: str, tiny: bool = False, preset: str | None = None) ->
 
 
 def take(arguments: list[str], flag: str, has_value: bool = False) -> str | None:
-    """Removes a flag, and its value, from the arguments."""
+    """Removes a flag from the arguments, with its value; None where it is not among them.
+
+    Raises:
+      UserError: its value is missing.
+    """
     for i, argument in enumerate(arguments):
         if argument == flag:
             if not has_value:
@@ -112,7 +116,11 @@ def take_cluster(arguments: list[str]) -> Cluster:
 
 
 def take_number(arguments: list[str], flag: str) -> int | None:
-    """Takes a flag and its whole number out of the arguments."""
+    """Takes a flag and its whole number out of the arguments.
+
+    Raises:
+      UserError: it has no value, or one that is no such number.
+    """
     text = take(arguments, flag, has_value=True)
     if text is not None and not text.isdecimal():
         raise UserError(f"{flag} {text}: this takes a whole number")
@@ -120,7 +128,11 @@ def take_number(arguments: list[str], flag: str) -> int | None:
 
 
 def take_mesh(arguments: list[str], of_run: Mesh) -> Mesh:
-    """Takes `--mesh.…` out of the arguments; without any, the run's own mesh on the devices that are here."""
+    """Takes `--mesh.…` out of the arguments; without any, the run's own mesh on the devices that are here.
+
+    Raises:
+      UserError: a setting that the mesh refuses.
+    """
     own: list[str] = []
     while (at := next((i for i, word in enumerate(arguments) if word.startswith("--mesh.")), None)) is not None:
         own.append("--" + arguments.pop(at).removeprefix("--mesh."))
@@ -131,7 +143,12 @@ def take_mesh(arguments: list[str], of_run: Mesh) -> Mesh:
 
 
 def parse(default: T, arguments: list[str], prog: str, description: str = "") -> T:
-    """`default` with the command line's changes. Mistakes are answered with the nearest names, exit status 2."""
+    """`default` with the command line's changes.
+
+    Raises:
+      UserError: a name that is none of its family's, or a value that its dataclass refuses.
+      SystemExit: help was asked for (0), or a flag is unknown or of another type (2).
+    """
     default, arguments = choose(default, arguments)
     if HELP & {*arguments}:
         description += "\nTo be chosen by name:\n" + "\n".join(choices(default))
@@ -218,7 +235,11 @@ def _family(owner: Any, name: str, current: Any) -> type:
 
 
 def member(flag: str, family: type, name: str, queue: list[str]) -> Any:
-    """The family's member of that name. What it cannot do without is taken from `--flag.field` in the queue."""
+    """The family's member of that name. What it cannot do without is taken from `--flag.field` in the queue.
+
+    Raises:
+      UserError: there is none of that name, or something that it needs is missing.
+    """
     members = config.options(family)
     by_plain = {config.plain(key): cls for key, cls in members.items()}
     cls = by_plain.get(config.plain(name))

@@ -50,7 +50,15 @@ class Drawer:
         trajectory: bool = False,
         first: int = 0,
     ) -> Drawn:
-        """Draws samples `first` … `first` + n − 1, as host arrays. `condition` is a dict of arrays [n, …]."""
+        """Draws samples `first` … `first` + n − 1, as host arrays; sample i is the same whatever else is drawn.
+
+        Args:
+          condition: a dict of arrays [n, …].
+          trajectory: also every state from noise to data.
+
+        Raises:
+          ValueError: the sampler cannot draw from such a model, or under such a condition.
+        """
         # Equal batches, the last padded: one compilation, and a whole number of samples on every device.
         size = min(self.batch_size, n)
         size += -size % self.mesh.size

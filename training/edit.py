@@ -32,7 +32,8 @@ from samplers.thresholding import DynamicThreshold
 from samplers.transforms import Clip, Transform
 from training.errors import UserError
 from training.experiment import Experiment
-from training.run import Run, classes_in_turn, example_batch, given_images
+from training.inputs import classes_in_turn, example_batch, given_images
+from training.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)

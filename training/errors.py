@@ -21,6 +21,7 @@ class Stopped(Exception):  # noqa: N818, stopping when asked to is no error
 
 
 def exit_with(message: str, code: int = 2) -> NoReturn:
+    """Ends the process with a message on stderr; 0, 130 and 143 are asked for, and no errors."""
     asked_for = code in (0, 130, 143)
     print(message if asked_for else f"error: {message}", file=sys.stderr, flush=True)
     if not asked_for and _is_one_of_several():

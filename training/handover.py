@@ -18,8 +18,9 @@ from training import config
 from training.checkpoint import Store
 from training.errors import UserError
 from training.experiment import Experiment
+from training.inputs import example_batch, shapes_of
 from training.mesh import Mesh
-from training.run import Run, example_batch, shapes_of
+from training.run import Run
 from training.state import TrainState
 
 KEPT = ("constants",)  # of the model's state: what parameters are meaningless without (models/flows/flow.py)

@@ -17,8 +17,8 @@ from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment, without_remat
 from training.handover import Handover
+from training.inputs import default_condition, example_batch
 from training.mesh import abstract, batch_parts, by_batch, placed, put_batch, replicated, rows_here
-from training.run import default_condition, example_batch
 from training.state import TrainState, initial_state
 from training.step import Metrics, make_train_step, named_key
 

@@ -36,9 +36,10 @@ from training.draw import Drawer
 from training.errors import UserError
 from training.experiment import Experiment
 from training.handover import Finished, finished
+from training.inputs import default_condition
 from training.lock import alone
 from training.mesh import Mesh
-from training.run import Run, default_condition
+from training.run import Run
 from training.step import named_key
 
 FLAG = "--data.teacher"

@@ -16,8 +16,9 @@ from data.npz import write_npz
 from training.checkpoint import Store
 from training.errors import UserError
 from training.experiment import Experiment
+from training.links import check_links
 from training.plan import Plan
-from training.run import Run, check_links
+from training.run import CONTENTS, Run
 from training.state import TrainState
 from training.step import named_key
 
@@ -36,7 +37,7 @@ def replay(experiment: Experiment, folder: Path, step: int) -> Iterator[str]:
         raise UserError(f"--replay {step}: the run has the steps 1 to {experiment.steps}")
     experiment = experiment.pinned()
     run = Run(folder)
-    check_links(folder)
+    check_links(folder, CONTENTS)
     run.check_same(experiment)
     plan = Plan(experiment)
     restored = Store(folder).restore(plan.state_like, before=step) if (folder / "checkpoints").is_dir() else None

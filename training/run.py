@@ -7,10 +7,7 @@ encode (training/codes.py).
 """
 
 import json
-import math
-import os
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,22 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from data.dataset import Dataset, MalformedDataError
 from metrics.features import PIXELS
-from models.codec import Codec
 from models.model import Model, Variables
 from training import config
 from training.checkpoint import OtherArraysError, Store
 from training.distributed import once
 from training.errors import UserError
 from training.experiment import FREE, Experiment
+from training.inputs import shapes_of
+from training.links import check_links
 from training.lock import locked
 from training.log import RATE
 from training.mesh import Mesh, abstract, placed
-from training.step import named_key
 
 CONTENTS = (
     *("config.json", "checkpoints", "damaged", "metrics.jsonl", "tensorboard", "samples", "profile"),
@@ -72,7 +66,7 @@ class Run:
         Raises:
           UserError: it holds a run with other settings, files that are no run, or links that lead out of it.
         """
-        check_links(self.folder)
+        check_links(self.folder, CONTENTS)
         path = self.folder / "config.json"
         if not path.exists() and any((self.folder / name).exists() for name in CONTENTS):
             raise UserError(
@@ -135,7 +129,7 @@ class Run:
         path = self.folder / "config.json"
         if not path.is_file():
             raise UserError(f"{self.folder} holds no run (there is no {path})")
-        check_links(self.folder)
+        check_links(self.folder, CONTENTS)
         experiment = config.load(path)
         if not isinstance(experiment, Experiment):
             raise UserError(f"{path} is not an experiment")
@@ -150,6 +144,10 @@ class Run:
           model: as `experiment.resolved_model()`.
           batch: shaped like the data.
           fsdp_from: of `Mesh`.
+
+        Raises:
+          UserError: there is no checkpoint yet, or none that can be read.
+          OtherArraysError: it is of another model.
         """
         if not (self.folder / "checkpoints").is_dir():
             raise UserError(f"{self.folder} holds no checkpoint yet")
@@ -214,93 +212,3 @@ def _step(line: str) -> int | None:
         return int(config.parse_json(line)["step"])
     except (ValueError, KeyError, TypeError, OverflowError):
         return None  # the last line of a killed run may be half a line
-
-
-def check_links(folder: Path) -> None:
-    """Refuses a run's folder in which a link leads out of it, or what is neither a file nor a folder stands.
-
-    Much is written into a run's folder, under names that all know: where a stranger has left a link under one of them,
-    samples.png or evaluation.json.part, what is written would be another file of the user's. Folders that are no part
-    of a run are not entered.
-
-    Raises:
-      UserError: names the first.
-    """
-    root = os.path.realpath(folder)
-    for place, folders, files in os.walk(folder):
-        for path in (os.path.join(place, name) for name in (*folders, *files)):
-            try:
-                mode = os.lstat(path).st_mode
-            except FileNotFoundError:  # a trainer beside us has removed it
-                continue
-            if stat.S_ISLNK(mode):
-                target = os.path.realpath(path)
-                if os.path.commonpath((root, target)) != root:
-                    raise UserError(f"{path} is a link to {target}, out of the run's folder: nothing is written there")
-            elif not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-                raise UserError(f"{path} is neither a file nor a folder: it is no part of a run")
-        if place == os.fspath(folder):
-            folders[:] = [name for name in folders if name in CONTENTS]
-
-
-def shapes_of(model: Model, batch: dict[str, Any]) -> Variables:
-    """Shapes of a model's variables. Nothing is allocated for them.
-
-    Raises:
-      UserError: the settings make none, or more than this machine could hold.
-    """
-    try:
-        shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
-    except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"the model cannot be built: {str(error).strip().partition(chr(10))[0]}") from error
-    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
-    if size > memory:
-        raise UserError(f"the model's variables take {size >> 30} GiB, and this machine has {memory >> 30}")
-    return shapes
-
-
-def example_batch(experiment: Experiment) -> dict[str, np.ndarray]:
-    """A run's batch in shape, of zeros: all that `init` and `eval_shape` look at. Reads no records.
-
-    Raises:
-      UserError: there can be no such array.
-    """
-    try:
-        return experiment.data.zeros(experiment.batch_size)
-    except MalformedDataError:  # of the records, and says all
-        raise
-    except (ValueError, OverflowError) as error:
-        raise UserError(f"a batch of {experiment.batch_size} examples cannot be made: {error}") from error
-
-
-def default_condition(model: Model, data: Dataset, n: int, first: int = 0) -> dict[str, Any] | None:
-    """What samples `first` … `first` + n − 1 are drawn from: what the data has them begin with, and classes in turn.
-
-    A first stage is given images of the test split, which it reconstructs. None where there is nothing of any.
-    """
-    given = data.condition(n, first) | given_images(model, data, n, first)
-    return (jax.tree.map(jnp.asarray, given) | classes_in_turn(model, n, first)) or None
-
-
-def given_images(model: Model, data: Dataset, n: int, first: int = 0) -> dict[str, Any]:
-    """What a first stage reconstructs: the test split's images, again from its first behind its last."""
-    if not isinstance(model, Codec):
-        return {}
-    source = data.source("test")
-    numbers = np.arange(first, first + n)
-    return {"image": source.read(numbers % len(source), -1, numbers)["x"]}
-
-
-def classes_in_turn(model: Model, n: int, first: int = 0) -> dict[str, Any]:
-    """Labels of samples `first` … `first` + n − 1 of a class-conditional model; nothing for another."""
-    classes = getattr(model, "num_classes", 0)
-    return {"label": (first + jnp.arange(n, dtype=jnp.int32)) % classes} if classes else {}
-
-
-def usable(model: Model, variables: Variables) -> None:
-    """Raises a UserError where a run's variables can be neither drawn from nor measured."""
-    try:
-        model.check(variables)
-    except ValueError as error:
-        raise UserError(str(error)) from error

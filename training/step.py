@@ -35,7 +35,10 @@ def make_train_step(
     skip: bool = False,
     mesh: jax.sharding.Mesh | None = None,
 ) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
-    """Builds the pure step.
+    """Builds the pure step: (state, batch) → (state, metrics).
+
+    A batch has the examples on the leading axis of every array. Metrics are scalars: `loss`, `gradient_norm`, what the
+    loss logs, and `skipped` and `loss_scale` where there are such.
 
     Args:
       ema: decay of the averaged parameters; min(ema, (1 + n)/(10 + n)) at step n, so a young average is not its start.

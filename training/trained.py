@@ -13,9 +13,10 @@ from models.model import Model, Variables
 from samplers.sampler import Sampler
 from training.draw import Drawer, Drawn
 from training.experiment import Experiment
+from training.inputs import default_condition, example_batch
 from training.measure import evaluation_of
 from training.mesh import Mesh
-from training.run import Run, default_condition, example_batch
+from training.run import Run
 from training.step import named_key
 
 
