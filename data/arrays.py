@@ -4,18 +4,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, UInt64
 
 from data.dataset import Arrays, Source
 
 
-def flipped(seed: int, numbers: Int[np.ndarray, " b"]) -> np.ndarray:
-    """Which examples of the stream are mirrored: a fair coin, a pure function of (seed, number)."""
-    # SplitMix64's finaliser: one hash an example, whatever batch it is in.
-    z = numbers.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
+def mixed(z: UInt64[np.ndarray, "*s"]) -> UInt64[np.ndarray, "*s"]:
+    """SplitMix64's finaliser."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return ((z ^ (z >> np.uint64(31))) & np.uint64(1)).astype(bool)
+    return z ^ (z >> np.uint64(31))
+
+
+def flipped(seed: int, numbers: Int[np.ndarray, " b"]) -> np.ndarray:
+    """Which examples of the stream are mirrored: a fair coin, a pure function of (seed, number)."""
+    # One hash an example, whatever batch it is in.
+    z = numbers.astype(np.uint64) + np.uint64((seed * 0x9E3779B97F4A7C15) & 0xFFFFFFFFFFFFFFFF)
+    return (mixed(z) & np.uint64(1)).astype(bool)
 
 
 @dataclass(frozen=True)

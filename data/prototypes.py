@@ -13,16 +13,14 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
+from data.arrays import mixed
 from data.dataset import Arrays, Dataset, Source, is_test
 from data.drawn import DrawnSource
 
 
 def splitmix64(state: UInt64[np.ndarray, "*s"]) -> UInt64[np.ndarray, "*s"]:
     """64 random bits, a pure function of the counter `state`."""
-    z = (state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+    return mixed((state + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
 
 
 def prototypes(label: Int[np.ndarray, " b"], dimensions: int) -> Float[np.ndarray, "b {dimensions}"]:

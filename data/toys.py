@@ -6,7 +6,7 @@
     pinwheel                                 five Gaussian arms, each rotated by an angle that grows with the radius: a
                                              rotation by a function of |x| preserves area, so no Jacobian appears
 
-Example n of a run is drawn from fold_in(key(seed), n).
+Example n of a run is drawn from fold_in(key(seed + 1), n).
 """
 
 from abc import abstractmethod
@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key, UInt
 
-from data.dataset import Arrays, Dataset, Source
+from data.dataset import Arrays, Dataset, Source, is_test
 
 Points = Float[Array, "b 2"]
 
@@ -47,6 +47,7 @@ class Toy(Dataset):
         return ToySource(self, split)
 
 
+TEST = 0x7E57
 BLOCK = 8192  # examples drawn at once: a call for each batch would cost more than its points
 
 
@@ -75,8 +76,8 @@ class ToySource(Source):
         return 100_000
 
     def read(self, records: Int[np.ndarray, " b"], seed: int, numbers: Int[np.ndarray, " b"]) -> Arrays:
-        # The test split is another stream, whatever the run's seed.
-        seed = {"train": seed + 1, "test": 0x7E57}[self.split]
+        # The test split is another stream, whatever the run's seed: its number is left out of the others'.
+        seed = TEST if is_test(self.split) else seed + 1 + (seed + 1 >= TEST)
         blocks = numbers // BLOCK
         parts = [_block(self.toy, seed, int(i))[numbers[blocks == i] % BLOCK] for i in np.unique(blocks)]
         return {"x": np.concatenate(parts)}
