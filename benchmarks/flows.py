@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.timing import Timed, interleaved
-from models.flows.bijection import Chain
+from models.flows.combinators import Chain
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
 from models.flows.masks import Halves

@@ -11,8 +11,8 @@ from data.digits import Digits
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from models.concatsquash import ConcatSquash
-from models.flows.bijection import Chain
 from models.flows.cnf import CNF
+from models.flows.combinators import Chain
 from models.flows.dequantization import UniformDequantization
 from models.flows.flow import Flow
 from models.flows.preprocessing import Logit, Unit

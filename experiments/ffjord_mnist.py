@@ -9,8 +9,9 @@ from dataclasses import replace
 from data.images import TFDS
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
-from models.flows.bijection import Bijection, Chain, Invert
+from models.flows.bijection import Bijection
 from models.flows.cnf import CNF
+from models.flows.combinators import Chain, Invert
 from models.flows.coupling import FactorOut
 from models.flows.dequantization import UniformDequantization
 from models.flows.flow import Flow

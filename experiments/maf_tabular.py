@@ -10,7 +10,7 @@ from data.tabular import Tabular
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from models.flows.autoregressive import MADE, Autoregressive
-from models.flows.bijection import Chain
+from models.flows.combinators import Chain
 from models.flows.flow import Flow
 from models.flows.permutations import Reverse
 from models.flows.stacked import Stacked

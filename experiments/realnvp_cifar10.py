@@ -8,7 +8,7 @@ from dataclasses import replace
 from data.images import TFDS
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
-from models.flows.bijection import Chain
+from models.flows.combinators import Chain
 from models.flows.conditioners import ResNetConditioner
 from models.flows.dequantization import UniformDequantization
 from models.flows.flow import Flow

@@ -9,7 +9,7 @@ from data.digits import Digits
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.neighbours import NearestTrainDistance, TwoSampleAccuracy
-from models.flows.bijection import Chain
+from models.flows.combinators import Chain
 from models.flows.conditioners import ResNetConditioner
 from models.flows.dequantization import UniformDequantization
 from models.flows.flow import Flow

@@ -9,7 +9,7 @@ from data.toys import TwoMoons
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.neighbours import TwoSampleAccuracy
-from models.flows.bijection import Chain
+from models.flows.combinators import Chain
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
 from models.flows.flow import Flow

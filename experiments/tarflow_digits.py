@@ -8,8 +8,8 @@ from dataclasses import replace
 from data.digits import Digits
 from experiments import tarflow_mnist
 from metrics.flow_likelihood import FlowLikelihood
-from models.flows.bijection import Chain
 from models.flows.causal import CausalTransformer
+from models.flows.combinators import Chain
 from models.flows.dequantization import UniformDequantization
 from models.flows.preprocessing import Logit, Unit
 from models.flows.tarflow import TarFlow

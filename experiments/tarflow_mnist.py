@@ -9,8 +9,8 @@ from data.images import TFDS
 from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.neighbours import TwoSampleAccuracy
-from models.flows.bijection import Chain
 from models.flows.causal import CausalTransformer
+from models.flows.combinators import Chain
 from models.flows.dequantization import UniformDequantization
 from models.flows.flow import Flow
 from models.flows.preprocessing import Logit, Unit

@@ -6,9 +6,9 @@
 from dataclasses import replace
 
 from experiments import vqvae_mnist as vqvae
-from models.autoencoder import ViTDecoder, ViTEncoder
 from models.codebook import EMA
 from models.observation import Gaussian
+from models.vit_autoencoder import ViTDecoder, ViTEncoder
 from models.vqvae2 import VQVAE2
 
 experiment = replace(

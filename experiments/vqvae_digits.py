@@ -5,9 +5,9 @@ from dataclasses import replace
 from data.digits import Digits
 from losses.reconstruction import Reconstruction
 from metrics.reconstruction_error import ReconstructionError
-from models.autoencoder import ViTDecoder, ViTEncoder
 from models.codebook import EMA
 from models.observation import Logistic
+from models.vit_autoencoder import ViTDecoder, ViTEncoder
 from models.vqvae import VQVAE
 from samplers.reconstruct import Reconstruct
 from training.experiment import Experiment

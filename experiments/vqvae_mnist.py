@@ -8,9 +8,9 @@ from dataclasses import replace
 from data.images import TFDS
 from losses.reconstruction import Reconstruction
 from metrics.reconstruction_error import ReconstructionError
-from models.autoencoder import ViTDecoder, ViTEncoder
 from models.codebook import EMA
 from models.observation import Gaussian
+from models.vit_autoencoder import ViTDecoder, ViTEncoder
 from models.vqvae import VQVAE
 from samplers.reconstruct import Reconstruct
 from training.experiment import Checkpoints, Experiment

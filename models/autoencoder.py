@@ -1,23 +1,22 @@
-"""Encoders and decoders of images: to a grid of vectors, and back.
+"""The contract of encoders and decoders of images, to a grid of vectors and back; and those of convolutions.
 
-    convolutional   n convolutions 4×4 of stride 2, then residual blocks h ← h + conv₁ₓ₁(relu(conv₃ₓ₃(relu(h))));
-                    the decoder has the blocks first, then n transposed convolutions          1711.00937 §4.1
-    transformer     patches·W + positions, blocks in which every patch sees every other       2110.04627 §3.1
+    encoder   n convolutions 4×4 of stride 2, each with a relu; a convolution 3×3; residual blocks
+              h ← h + conv₁ₓ₁(relu(conv₃ₓ₃(relu(h)))); relu; a convolution 1×1 to as many numbers as are asked for
+    decoder   the convolution 3×3, the blocks and the relu first, then n transposed convolutions   1711.00937 §4.1
 
 All widths are fields; how many numbers a place or a pixel has is asked for by what stands at the other end.
+Transformers are models/vit_autoencoder.py.
 """
 
 from abc import ABC, abstractmethod
 
-import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
 from models.convolution import Conv3x3
 from models.model import wide
-from models.patches import check_sides, patched, positions, unpatched
+from models.patches import check_sides
 from models.stack import Stack
-from models.transformer import Transformer
 
 Image = Float[Array, "b h w c"]
 Grid = Float[Array, "b rows columns f"]
@@ -109,47 +108,3 @@ class ConvDecoder(Convolutional, Decoder):
             channels = self.width // 2 if i == self.halvings - 2 else self.width
             h = nn.relu(nn.ConvTranspose(channels, (4, 4), (2, 2), dtype=self.dtype, name=f"up{i}")(h))
         return nn.ConvTranspose(features, (4, 4), (2, 2), name="last")(wide(h))
-
-
-class VisionTransformer(Half):
-    """What its two have in common: nothing but matrix products, which is what a CPU, too, is quick at."""
-
-    width: int = 128
-    depth: int = 2  # blocks
-    heads: int = 4  # of attention; must divide `width`
-    patch: int = 4  # side of a patch
-
-    @property
-    def factor(self) -> int:
-        return self.patch
-
-    def blocks(self, x: Grid) -> Float[Array, "b rows columns width"]:
-        """Patches to vectors, positions, and the blocks; called inside `__call__`."""
-        if self.width % 4:
-            raise ValueError(f"positions on a grid need a width that 4 divides, not {self.width}")
-        h = wide(nn.Dense(self.width, dtype=self.dtype, name="in")(x))
-        b, rows, columns, _ = h.shape
-        table = jnp.asarray(positions(rows, columns, self.width), h.dtype)
-        layers = Transformer(
-            **{name: getattr(self, name) for name in ("width", "depth", "heads", "dtype", "remat")},
-            bidirectional=True,
-            positions="none",
-        )
-        return layers(h.reshape(b, rows * columns, -1) + table[None])[0].reshape(h.shape)
-
-
-class ViTEncoder(VisionTransformer, Encoder):
-    """Patches in."""
-
-    @nn.compact
-    def __call__(self, x: Image, features: int, train: bool = False) -> Float[Array, "b _ _ features"]:
-        check_sides(x, self.patch, f"an encoder with patches of {self.patch}x{self.patch}")
-        return nn.Dense(features, name="last")(self.blocks(patched(x, self.patch)))
-
-
-class ViTDecoder(VisionTransformer, Decoder):
-    """Patches out."""
-
-    @nn.compact
-    def __call__(self, x: Grid, features: int, train: bool = False) -> Float[Array, "b _ _ features"]:
-        return unpatched(nn.Dense(self.patch**2 * features, name="last")(self.blocks(x)), self.patch)

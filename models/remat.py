@@ -12,7 +12,7 @@ results: they are there in any case.
     (5) group(k)        n/k·c + k·a                             n                                  1604.06174 §4.1
     (6) sqrt            (5) at its least, k = √(n·c/a): 2·√(n·c·a)
     (7) nested(m)       (m·(b − 1) + 2)·c + a,  b = n^(1/m)     m·(n − n/b) + 1                    1604.06174 §4.3
-    (8) binomial(s)     (s + 1)·c + a                           P(n, s) + 1, models/revolve.py   Griewank & Walther
+    (8) binomial(s)     (s + 1)·c + a                           P(n, s) + 1, reversal_plan.py    Griewank & Walther
     (9) reversible      c, or c·n/k with reversible(k)          n inverses of bijections, models/flows/stacked.py
 
 In (7) m is ⌈log₄ n⌉ where it is not said: memory as log n, time as n·log n. (1)–(6) can be differentiated in either
@@ -29,7 +29,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from models.revolve import Reversal, binomial, nested, revolved
+from models.reversal_plan import Reversal, binomial, nested
+from models.revolve import revolved
 
 Body = Callable[[Any, Any], tuple[Any, Any]]
 NAMES = ("attention", "conv", "gates", "hidden")  # of activations: `named` marks them in the networks

@@ -2,7 +2,7 @@
 
     (1)  embedding = LN(mean over the grid of E(x))·W + b
 
-E is the encoder of models/autoencoder.py: patches, fixed positions on their grid, blocks in which every patch sees
+E is the encoder of models/vit_autoencoder.py: patches, fixed positions on their grid, blocks in which every patch sees
 every other (2010.11929 §3.1, with a mean in place of the class token: its app. D.3).
 """
 
@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from models.autoencoder import ViTEncoder
 from models.embedder import EmbeddingNet, check_images
+from models.vit_autoencoder import ViTEncoder
 
 
 class ViT(EmbeddingNet):

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
 
-from models.flows.bijection import Chain
+from models.flows.combinators import Chain
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
 from models.flows.permutations import Reverse

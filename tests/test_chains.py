@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from models.remat import bytes_kept, checkpointed_scan, named, passes, policy, segment_length
-from models.revolve import binomial, least_steps, nested
+from models.reversal_plan import binomial, least_steps, nested
 from models.rnn import RNN
 from samplers.integrators import FixedStep
 from tests.test_remat import near

@@ -11,8 +11,8 @@ from flax import linen as nn
 from scipy.integrate import simpson
 from scipy.linalg import expm
 
-from models.flows.bijection import Chain
 from models.flows.cnf import CNF
+from models.flows.combinators import Chain
 from models.flows.permutations import Reverse
 from models.mlp import MLP
 from models.model import Net

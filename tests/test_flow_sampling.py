@@ -10,8 +10,9 @@ from PIL import Image
 
 from data.pixels import to_model_space
 from losses.likelihood import NegativeLogLikelihood
-from models.flows.bijection import Bijection, Chain, Identity, zeros
+from models.flows.bijection import Bijection, zeros
 from models.flows.cnf import CNF
+from models.flows.combinators import Chain, Identity
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
 from models.flows.dequantization import UniformDequantization

@@ -12,7 +12,8 @@ from losses.likelihood import NegativeLogLikelihood
 from metrics.flow_likelihood import FlowLikelihood
 from metrics.likelihood import bits_per_dim
 from models.flows.autoregressive import MADE, Autoregressive
-from models.flows.bijection import Bijection, Chain, Identity, Invert, merge, split
+from models.flows.bijection import Bijection, merge, split
+from models.flows.combinators import Chain, Identity, Invert
 from models.flows.conditioners import ConvConditioner, MLPConditioner, ResNetConditioner, TransformerConditioner
 from models.flows.coupling import Coupling, FactorOut
 from models.flows.dequantization import UniformDequantization, VariationalDequantization

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.autoencoder import ConvEncoder, ViTEncoder
+from models.autoencoder import ConvEncoder
 from models.dit import DiT
 from models.embedding_mlp import EmbeddingMLP
 from models.flows.bijection import merge, split
@@ -26,6 +26,7 @@ from models.sphereface import SphereFace
 from models.transformer import Transformer
 from models.unet import UNet
 from models.vit import ViT
+from models.vit_autoencoder import ViTEncoder
 from samplers.integrators import FixedStep
 from tests.conftest import AS_USERS_COMPILE, tiers
 from tests.test_models import perturbed

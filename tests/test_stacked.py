@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.flows.bijection import Chain, merge, split
+from models.flows.bijection import merge, split
+from models.flows.combinators import Chain
 from models.flows.conditioners import MLPConditioner
 from models.flows.coupling import Coupling
 from models.flows.elementwise import Affine

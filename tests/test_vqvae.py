@@ -10,12 +10,13 @@ import pytest
 from losses.reconstruction import Reconstruction
 from metrics.metric import Evaluation
 from metrics.reconstruction_error import ReconstructionError
-from models.autoencoder import ConvDecoder, ConvEncoder, ViTDecoder, ViTEncoder
+from models.autoencoder import ConvDecoder, ConvEncoder
 from models.bottlenecks import NormalPosterior, Plain
 from models.codebook import EMA, VQ
 from models.fsq import FSQ
 from models.observation import Categorical, Gaussian, Logistic
 from models.residual_vq import ResidualVQ
+from models.vit_autoencoder import ViTDecoder, ViTEncoder
 from models.vqvae import VQVAE
 from models.vqvae2 import VQVAE2
 from samplers.reconstruct import Reconstruct

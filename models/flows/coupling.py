@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.flows.bijection import Bijection, Moved, Params, Within, merge, per_example, split
+from models.flows.bijection import Bijection, Moved, Params, merge, per_example, split
+from models.flows.combinators import Within
 from models.flows.conditioners import Conditioner, MLPConditioner
 from models.flows.elementwise import Affine, Elementwise, Raw
 from models.flows.masks import Halves, Mask, Part, Seen

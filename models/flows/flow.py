@@ -17,7 +17,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
-from models.flows.bijection import Bijection, Identity, merge, split
+from models.flows.bijection import Bijection, merge, split
+from models.flows.combinators import Identity
 from models.flows.dequantization import Continuous, Dequantization
 from models.flows.linear import check_invertible
 from models.flows.priors import Normal, Prior

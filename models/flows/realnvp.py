@@ -16,7 +16,8 @@ from typing import Any
 
 from jaxtyping import Array, Float, Key
 
-from models.flows.bijection import Assembled, Bijection, Chain, Invert, Params
+from models.flows.bijection import Bijection, Params
+from models.flows.combinators import Assembled, Chain, Invert
 from models.flows.conditioners import Conditioner, ResNetConditioner
 from models.flows.coupling import Coupling, FactorOut
 from models.flows.elementwise import Affine

@@ -10,7 +10,8 @@ from typing import Any
 
 from jaxtyping import Array, Float
 
-from models.flows.bijection import Bijection, Moved, Params, Within, zeros
+from models.flows.bijection import Bijection, Moved, Params, zeros
+from models.flows.combinators import Within
 from models.model import Condition
 from models.patches import check_sides, patched, unpatched
 

@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Key
 
-from models.flows.bijection import Assembled, Bijection, Chain, Moved, Params, per_example, zeros
+from models.flows.bijection import Bijection, Moved, Params, per_example, zeros
 from models.flows.causal import CausalTransformer, Tokens
+from models.flows.combinators import Assembled, Chain
 from models.flows.permutations import Reverse
 from models.flows.reshaping import Patches
 from models.flows.stacked import Stacked
