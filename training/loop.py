@@ -60,14 +60,11 @@ def train(
         return _train(plan, run, profile, began, again)
 
 
-def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, again: str) -> dict[str, Any]:
+def _begun(plan: Plan, run: Run, store: Store) -> tuple[TrainState, dict[str, Any], bool]:
+    """The state to go on from, what the run has reached, and whether it has been begun before; says so."""
     experiment, folder = plan.experiment, run.folder
-    store = Store(folder, experiment.checkpoints)
     restored = store.restore(plan.state_like)
-    if restored is None:
-        state, progress = plan.initial(), {"seconds": 0.0, "loss": math.nan}
-    else:
-        state, progress = restored
+    state, progress = restored or (plan.initial(), {"seconds": 0.0, "loss": math.nan})
     first = int(state.step)
     if writes():
         run.forget_after(first, measured=first < experiment.steps)
@@ -83,36 +80,50 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, 
         shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
         held, whole = bytes_a_device(state), sum(leaf.nbytes for leaf in jax.tree.leaves(state))
         print(f"{plan.mesh.size} devices ({shape}) hold {shown(held)} of the state's {shown(whole)} each", flush=True)
+    return state, progress, restored is not None
 
-    records, examples = progress.get("records", ""), len(plan.batches.source)
+
+def _same_data(plan: Plan, folder: Path, progress: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of the data, by which a run that is resumed is held to it.
+
+    Raises:
+      UserError: it is not the data that the run has been trained on so far.
+    """
+    data, examples = plan.experiment.data, len(plan.batches.source)
+    if progress.get("examples", examples) != examples:
+        raise UserError(
+            f"{folder} stands on a training split of {progress['examples']:,} examples, which now has {examples:,}: "
+            "other batches would follow, and perhaps other examples be held out. --restart starts over"
+        )
+    if progress.get("records", data.made_by) != data.made_by:
+        raise UserError(
+            f"{folder} stands on records that {' and '.join(data.runs)} made; what made them has been trained anew "
+            "since, and would make others. --restart starts over"
+        )
+    return {"records": data.made_by, "examples": examples}
+
+
+def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, again: str) -> dict[str, Any]:
+    experiment, folder = plan.experiment, run.folder
+    store = Store(folder, experiment.checkpoints)
+    state, progress, resumed = _begun(plan, run, store)
+    first, of_data = int(state.step), {}
     if first < experiment.steps:
-        if progress.get("examples", examples) != examples:
-            raise UserError(
-                f"{folder} stands at step {first} on a training split of {progress['examples']:,} examples, which now "
-                f"has {examples:,}: other batches would follow, and perhaps other examples be held out. --restart "
-                "starts over"
-            )
-        if restored and records != experiment.data.made_by:
-            raise UserError(
-                f"{folder} stands at step {first} on records that {' and '.join(experiment.data.runs)} made; what made "
-                "them has been trained anew since, and would make others. --restart starts over"
-            )
-        records = experiment.data.made_by
+        of_data = _same_data(plan, folder, progress)
         once(experiment.data.prepare)
     batches = Stream(plan.batches, first, experiment.workers)  # a step takes a batch
     log = Log(folder, first, experiment.steps, experiment.log_every, told_by(plan), writes())
     tracing = Profile(folder / "profile", profile, first)
-    saver = Saver(store, first if restored else None)
+    saver = Saver(store, first if resumed else None)
     watchdog = Watchdog(experiment.watchdog, log.say)
     flight = Flight(log, watchdog, saver, experiment.on_nan)
     flight.loss, flight.skipped = float(progress["loss"]), int(progress.get("skipped", 0))
     seconds = lambda: progress["seconds"] + time.perf_counter() - began  # noqa: E731
 
     def save(state: TrainState, step: int) -> None:
-        told = {"seconds": seconds(), "loss": flight.loss, "records": records, "skipped": flight.skipped}
-        told["examples"] = examples
+        reached = {"seconds": seconds(), "loss": flight.loss, "skipped": flight.skipped, **of_data}
         with watchdog.beside("saving"):
-            saver.save(state, told, step)
+            saver.save(state, reached, step)
 
     try:
         with Stopping() as stop, saver.or_stop():
@@ -150,7 +161,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, 
                 if picture_due:
                     with watchdog.beside("drawing samples"):
                         draw_picture(plan, state, folder / "samples" / f"step_{step:07d}.png", log, step)
-            if experiment.steps == first and restored is None:
+            if experiment.steps == first and not resumed:
                 save(state, first)
             saver.wait()
             if stop.caught:  # during the last step: all is saved, and measuring can be asked for again
@@ -167,9 +178,19 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, 
         log.close()
         store.close()
         tracing.close()
-    summary = {
+    summary = _summary(plan, state, took, flight, measured)
+    if writes():
+        run.finish(summary)
+    return summary
+
+
+def _summary(
+    plan: Plan, state: TrainState, seconds: float, flight: Flight, measured: dict[str, float]
+) -> dict[str, Any]:
+    experiment = plan.experiment
+    return {
         "steps": experiment.steps,
-        "seconds": round(took, 1),
+        "seconds": round(seconds, 1),
         "device": f"{plan.mesh.size} x {jax.devices()[0].platform} {jax.devices()[0].device_kind}",
         **({} if math.isnan(flight.loss) else {"loss": flight.loss}),
         **({"skipped": flight.skipped} if flight.skipped else {}),
@@ -177,6 +198,3 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, 
         **({"features": PIXELS.name} if any(metric.in_features for metric in experiment.metrics) else {}),
         "state_digest": state_digest(state),
     }
-    if writes():
-        run.finish(summary)
-    return summary
