@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from paths.grids import Knots, UniformLogSNR, between
 from paths.path import Path
@@ -63,7 +63,8 @@ def strong_error(solver: Solver, path: Path, steps: int) -> float:
     knots = stretch(path, steps)
     with jax.enable_x64(True):
         x = jnp.asarray(LINE.quantile(path, RANKS, float(knots.t[0])))[:, None]
-        end = _run(solver, LINE, path, knots, x, lambda index: lambda j=0: jnp.zeros_like(x))
+        nothing = lambda index: lambda j=0: jnp.zeros_like(x)  # noqa: E731
+        end = np.asarray(jax.jit(lambda x: solver.solve(LINE.denoise(path), path, knots, x, nothing).x)(x))
     return float(np.abs(end[:, 0] - LINE.quantile(path, RANKS, float(knots.t[-1]))).mean())
 
 
@@ -92,7 +93,7 @@ def affine_moments(
     numbers = _noise_numbers(solver, target, path, knots)
     rows = 2 + (knots.steps + 1) * len(numbers)  # no noise; the start; a noise each (PLMS has a row more than steps)
 
-    def responses(scale: float) -> Float[np.ndarray, "rows d"]:
+    def responses(scale: Float[Array, ""]) -> Float[Array, "rows d"]:
         def noise(index: Any) -> Callable[..., Any]:
             def of(j: int = 0) -> Any:
                 unit = jnp.arange(rows) == 2 + index * len(numbers) + numbers.index(j)
@@ -101,10 +102,11 @@ def affine_moments(
             return of
 
         x = jnp.zeros((rows, target.dim)).at[1].set(scale)
-        return _run(solver, target, path, knots, x, noise)
+        return solver.solve(target.denoise(path), path, knots, x, noise).x
 
     with jax.enable_x64(True):
-        out, doubled = responses(1.0), responses(2.0)
+        run = jax.jit(responses)
+        out, doubled = np.asarray(run(jnp.asarray(1.0))), np.asarray(run(jnp.asarray(2.0)))
     base, change = out[0], out[1:] - out[0]
     if not np.allclose(doubled[1:] - doubled[0], 2.0 * change, rtol=1e-6, atol=1e-9):
         raise NotAffineError("the solver is not affine in x and its noises")
@@ -127,11 +129,6 @@ def _noise_numbers(solver: Solver, target: Mixture, path: Path, knots: Knots) ->
 
     jax.eval_shape(lambda x: solver.solve(target.denoise(path), path, knots, x, noise).x, jnp.zeros((1, target.dim)))
     return sorted(seen)
-
-
-def _run(solver: Solver, target: Mixture, path: Path, knots: Knots, x: Any, noise: Any) -> np.ndarray:
-    D = target.denoise(path)
-    return np.asarray(jax.jit(lambda x: solver.solve(D, path, knots, x, noise).x)(x))
 
 
 def order(solver: Solver, path: Path, first: int = 40, last: int = 2560) -> Order:

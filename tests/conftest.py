@@ -1,5 +1,6 @@
 """Settings of the whole suite: CPU, eight virtual devices, strict shapes, a compilation cache."""
 
+import functools
 import hashlib
 import os
 import pickle
@@ -77,6 +78,7 @@ def let_go() -> Iterator[None]:
     jax.clear_caches()
 
 
+@functools.cache
 def tfds_has(name: str) -> bool:
     """Whether a TFDS set is prepared where TFDS looks for it."""
     from data.dataset import MissingDataError

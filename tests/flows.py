@@ -58,11 +58,11 @@ def hold(bijection, x, condition=None, scale=0.3, tolerance=1e-8):
     near(again[1], -some_logdet)
     near(permuted[0], z[order])
     near(permuted[1], logdet[order])
-    first = jax.tree.map(lambda leaf: leaf[:1], condition)
     for run, a, (b, change) in ((forward, x, (z, logdet)), (inverse, z, (back, minus))):
-        alone, own = run(start, a[:1], first)  # what its neighbours are must not matter
-        near(alone, b[:1])
-        near(own, change[:1])
+        # What its neighbours are must not matter; the whole batch is the first example, so that no domain is left.
+        among, own = run(start, jnp.broadcast_to(a[:1], a.shape), condition)
+        near(among[:1], b[:1])
+        near(own[:1], change[:1])
     if type(bijection).observe is not Bijection.observe:  # what a loss and a metric call
         seen = quick_jit(bijection.observe)(start, x, condition)
         near(seen[0], z)

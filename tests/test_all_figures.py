@@ -212,7 +212,7 @@ def test_numbers_are_shown_to_four_places(cell, shown):
 def test_figures_at_once_wait_for_a_run_that_another_trains_and_stop_with_their_caller(tmp_path):
     first = tmp_path / "done"
     programs = {
-        "first": f"import time, pathlib; time.sleep(1.0); pathlib.Path({str(first)!r}).touch(); print('ours: 1')",
+        "first": f"import time, pathlib; time.sleep(0.3); pathlib.Path({str(first)!r}).touch(); print('ours: 1')",
         "second": f"import sys, pathlib; pathlib.Path({str(first)!r}).exists() or sys.exit('runs/x {BUSY} process 7')",
         "third": "import sys; sys.exit('error: no such thing')",
     }
@@ -222,9 +222,9 @@ def test_figures_at_once_wait_for_a_run_that_another_trains_and_stop_with_their_
     assert found["first"].said == ["ours: 1"]
     assert found["third"].said == ["error: no such thing"]
 
-    programs = {"quick": "pass", "long": f"import time; time.sleep(2.0); open({str(tmp_path / 'went on')!r}, 'w')"}
+    programs = {"quick": "pass", "long": f"import time; time.sleep(1.5); open({str(tmp_path / 'went on')!r}, 'w')"}
     going = ended(list(programs), 2, command, tmp_path)
     assert next(going).name == "quick"
     going.close()
-    time.sleep(2.5)
+    time.sleep(1.8)
     assert not (tmp_path / "went on").exists()

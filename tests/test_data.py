@@ -1,7 +1,6 @@
 """Data: batches as pure functions of (seed, position), pixel scaling, exact toy densities, clear mistakes."""
 
 import io
-import subprocess
 import sys
 
 import jax
@@ -198,19 +197,6 @@ def test_a_wrong_name_gets_the_nearest_ones():
         _ = TFDS(name="mnits").shape
     with pytest.raises(UnknownDataError, match="not 'validation'"):
         TFDS(name="mnist").source("validation")
-
-
-def test_a_missing_set_names_folder_and_command(tmp_path):
-    """In a process of its own: TFDS reads its folder from the environment once."""
-    code = (
-        "from data.images import TFDS\ntry: TFDS(name='mnist').shape\nexcept Exception as e: print(type(e).__name__, e)"
-    )
-    environment = {"TFDS_DATA_DIR": str(tmp_path), "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
-    out = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    ).stdout
-    assert out.startswith(f"{MissingDataError.__name__} mnist is not in {tmp_path}")
-    assert "download_and_prepare()" in out
 
 
 def test_a_table_is_standardised_by_its_training_split(tmp_path):

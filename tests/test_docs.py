@@ -330,6 +330,13 @@ def check_command(page: str, command: Command) -> None:
         flags_are_in(ROOT / head, words)
 
 
+def test_what_is_tested_is_found():
+    """A pattern that matches nothing would pass on every page."""
+    assert sum(len(commands(page)) for page in PAGES) > 250
+    assert sum(len(targets(page)) for page in PAGES) > 105
+    assert sum(len(INLINE.findall(prose(page))) for page in PAGES) > 930
+
+
 @every_page
 def test_every_command_is_one(page):
     wrong = []

@@ -26,14 +26,9 @@ def short(name, **changes):
 
 
 @pytest.mark.parametrize("name", [*tiers(ALONE, first=("toy_meanflow",)), *MNIST])
-def test_it_trains_with_and_without_checkpointing(name, tmp_path):
-    digits = []
-    # MNIST's networks are dearer: that checkpointing changes nothing in them is seen in tests/test_models.py.
-    for remat in ("full",) if name.startswith("mnist") else ("none", "full"):
-        summary = train(short(name, remat=remat), tmp_path / remat)
-        assert math.isfinite(summary["loss"])
-        digits.append(summary["loss"])
-    assert digits[0] == pytest.approx(digits[-1], rel=1e-4)
+def test_it_trains_with_checkpointing(name, tmp_path):
+    """That it changes no gradient is tests/test_remat.py's."""
+    assert math.isfinite(train(short(name, remat="full"), tmp_path)["loss"])
 
 
 @pytest.mark.thorough

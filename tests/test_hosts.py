@@ -123,7 +123,7 @@ def test_what_stops_one_process_is_said_by_all(tmp_path):
     processes = [start("train.py", *arguments, **slurm(i, port)) for i in range(2)]
     found = ended(processes)
     assert all(code != 0 for code, _, _ in found), found
-    assert "is not JSON" in found[0][2]
+    assert all("is not JSON" in err for _, _, err in found), found
     assert "Traceback" not in found[0][2] + found[1][2]
 
 

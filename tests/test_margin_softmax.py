@@ -151,9 +151,8 @@ def test_without_its_margin_each_is_normface(margin):
     x, w, label = _inputs(jnp.float32)
 
     def loss(margin):
-        return jax.value_and_grad(lambda x, w: jnp.sum(linear_cross_entropy(x, w, label, margin=margin).value), (0, 1))(
-            x, w
-        )
+        f = lambda x, w: jnp.sum(linear_cross_entropy(x, w, label, margin=margin).value)  # noqa: E731
+        return jax.jit(jax.value_and_grad(f, (0, 1)))(x, w)
 
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5), loss(margin), loss(NormFace()))
 
@@ -267,8 +266,9 @@ def test_nothing_is_infinite_wherever_an_embedding_points(name, dtype):
     def f(x, w):
         return jnp.sum(linear_cross_entropy(x, w, label, margin=margin).value)
 
+    run = jax.jit(jax.value_and_grad(f, (0, 1)))
     for scale in (1.0, 1e-6, 1e3):
-        value, slopes = jax.value_and_grad(f, (0, 1))(scale * x, w)
+        value, slopes = run(scale * x, w)
         assert np.isfinite(float(value))
         assert all(np.isfinite(np.asarray(slope, np.float32)).all() for slope in slopes)
 
@@ -310,7 +310,7 @@ def test_logits_loss_and_gradients_are_those_of_a_public_implementation(name):
     with jax.enable_x64():
         h, w, label = (jnp.asarray(arrays[key]) for key in ("input/h", "input/w", "label"))
         loss = lambda h, w: jnp.mean(linear_cross_entropy(h, w, label, margin=margin, step=10**12).value)  # noqa: E731
-        value, (dh, dw) = jax.value_and_grad(loss, (0, 1))(h, w)
+        value, (dh, dw) = jax.jit(jax.value_and_grad(loss, (0, 1)))(h, w)
         nobody = jnp.zeros(label.shape, h.dtype)
         others = logits_of(margin, scaled(margin, h), w, nobody)
         own, _ = logit_of_target(margin, h, w[label], label, 10**12)

@@ -1,4 +1,4 @@
-"""Networks: shapes at every size, scan equals loop, checkpointing changes nothing, conditioning, precision, counts."""
+"""Networks: shapes at every size, scan equals loop, conditioning, precision, counts."""
 
 import functools
 import itertools

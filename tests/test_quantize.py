@@ -64,7 +64,9 @@ def test_a_search_over_many_codes_holds_few_distances():
 def test_what_is_read_is_the_code_to_the_last_bit(quantizer):
     variables, z = case(quantizer)
     found = jax.jit(lambda v, z: quantizer(v, z))(variables, z)
-    near(found.z, quantizer.embed(variables, found.indices), 1e-6)
+    read = jax.jit(quantizer.embed)(variables, found.indices)
+    # Of residual codes the sum is in another order.
+    near(found.z, read, 1e-6) if isinstance(quantizer, ResidualVQ) else np.testing.assert_array_equal(found.z, read)
     assert found.indices.shape == (4, 3, 2, quantizer.per_place)
     assert found.z.shape == (4, 3, 2, quantizer.outputs)
     assert int(found.indices.min()) >= 0

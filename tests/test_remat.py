@@ -43,7 +43,7 @@ NETS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "dit": (DiT(width=8, depth=7, heads=2, patch=4, dropout=0.3), IMAGE),
     "unet": (UNet(width=8, multipliers=(1,), blocks=5, attention=(), dropout=0.3), IMAGE),
     "transformer": (Transformer(width=8, depth=7, heads=2, dropout=0.3), SEQUENCE),
-    "rnn": (RNN(width=8), SEQUENCE),
+    "rnn": (RNN(width=8, depth=2, dropout=0.3), SEQUENCE),
     "lstm": (LSTM(width=8, depth=2, layer_norm=True, dropout=0.3), SEQUENCE),
     "gru": (GRU(width=8, bidirectional=True), SEQUENCE),
     "pixelcnn": (PixelCNN(width=8, depth=7, grid=(3, 4), dropout=0.3), SEQUENCE),

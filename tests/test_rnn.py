@@ -1,5 +1,7 @@
 """Recurrent networks: PyTorch's numbers, finite differences, truncation, checkpointing, padding."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,24 +61,20 @@ def test_outputs_and_gradients_are_pytorchs(name, cls, deep):
 @pytest.mark.parametrize("net", tiers(CELLS, first=("rnn", "lstm", "gru-before")))
 def test_gradients_are_finite_differences(net):
     """In double precision, of all parameters and inputs, under every policy."""
+
+    def loss(remat, point):
+        h, state = net.clone(remat=remat).apply(*point)
+        return jnp.sum(jnp.sin(h)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state))
+
     with jax.enable_x64(True):
-        variables, x = case(net, jnp.float64, steps=5)
+        point, rng = case(net, jnp.float64, steps=5), np.random.default_rng(2)
+        way = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), point)
+        value = jax.jit(partial(loss, "none"))
+        up, down = (value(jax.tree.map(lambda a, b: a + step * b, point, way)) for step in (1e-5, -1e-5))  # noqa: B023
         for remat in ("none", "full", "group(3)", "sqrt", "nested", "binomial(2)"):
-            own = net.clone(remat=remat)
-
-            def loss(point):
-                h, state = own.apply(*point)  # noqa: B023
-                return jnp.sum(jnp.sin(h)) + sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state))
-
-            point, value = (variables, x), jax.jit(loss)
-            rng = np.random.default_rng(2)
-            way = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), point)  # noqa: B023
-            moved = lambda step: jax.tree.map(lambda a, b: a + step * b, point, way)  # noqa: B023, E731
-            slope = sum(
-                jnp.vdot(a, b)
-                for a, b in zip(*map(jax.tree.leaves, (jax.jit(jax.grad(loss))(point), way)), strict=True)
-            )
-            np.testing.assert_allclose((value(moved(1e-5)) - value(moved(-1e-5))) / 2e-5, slope, rtol=1e-6)
+            gradient = jax.jit(jax.grad(partial(loss, remat)))(point)
+            slope = sum(jnp.vdot(a, b) for a, b in zip(*map(jax.tree.leaves, (gradient, way)), strict=True))
+            np.testing.assert_allclose((up - down) / 2e-5, slope, rtol=1e-6)
 
 
 def test_weight_gradients_of_one_product_are_those_of_the_scan():

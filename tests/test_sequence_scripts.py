@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from tests.scripts import finish, here
+from tests.scripts import here
 
 TEXT = "the river runs and the river bends\nwhere the river ends\n" * 40
 TINY = ("char_transformer", "--tiny", "--sample-every", "0")
@@ -33,7 +33,7 @@ def test_a_run_holds_its_alphabet_and_writes_on_from_a_prompt(run, text, tmp_pat
     text.rename(tmp_path / "moved.txt")  # what is drawn needs the file no more
     try:
         more = ("--prompt", "the river", "--n", "2", "--length", "60", "--out", str(tmp_path))
-        code, out, err = finish("sample.py", str(run), *more)
+        code, out, err = here("sample.py", str(run), *more)
     finally:
         (tmp_path / "moved.txt").rename(text)
     assert code == 0, err

@@ -60,11 +60,12 @@ PLANNED = replace(digits, model=Denoiser(net=MLP(width=32, depth=6), path=digits
 
 @pytest.mark.parametrize(
     "experiment",
-    tiers({"digits": digits, "toy": toy, "planned reversal": PLANNED}, first=("digits", "planned reversal")),
+    tiers({"digits": digits, "toy": toy, "planned reversal": PLANNED}, first=("planned reversal",)),
 )
 def test_one_device_equals_eight(experiment):
     """Losses to 1e-5, parameters to 1e-4 relative: only the order of sums differs."""
-    one, eight = (steps(replace(experiment, mesh=Mesh(data=n))) for n in (1, 8))
+    plain = Optimizer(method="sgd", learning_rate=0.1, clip=0.0)  # Adam, or clipping, would hide a factor
+    one, eight = (steps(replace(experiment, mesh=Mesh(data=n), optimizer=plain)) for n in (1, 8))
     np.testing.assert_allclose(one[1], eight[1], rtol=1e-5)
     assert_close(one[0].params, eight[0].params)
     assert len(jax.tree.leaves(eight[0].params)[0].sharding.device_set) == 8
@@ -132,7 +133,7 @@ def test_a_gradient_is_clipped_as_optax_clips_it_with_its_norm_given_or_not():
     chex.assert_trees_all_equal(halved, jax.tree.map(lambda leaf: 0.5 * leaf, gradients))
 
 
-def test_optimizer_clips_warms_up_and_decays():
+def test_optimizer_warms_up_and_decays():
     schedule = Optimizer(learning_rate=1.0, warmup=10, decay="cosine").schedule(110)
     np.testing.assert_allclose([schedule(i) for i in (0, 4, 9)], [0.1, 0.5, 1.0], rtol=1e-6)
     assert float(schedule(60)) == pytest.approx(0.5)
@@ -162,12 +163,16 @@ def test_muon_turns_a_kernels_gradient_into_an_orthogonal_one_and_adam_has_the_r
         values = np.linalg.svd(matrix, compute_uv=False) / (0.5 * scale)
         assert values.min() > 0.5
         assert values.max() < 1.3
-        assert np.vdot(matrix, gradient["kernel"] if scale > 1 else matrix) != 0.0
     assert np.vdot(update["kernel"], gradient["kernel"]) < 0.0
+    for layer, own in zip(update["stacked_kernel"], gradient["stacked_kernel"], strict=True):
+        assert np.vdot(layer, own) < 0.0
     for name in ("bias", "table"):  # Adam's first step is its rate, against the gradient
         np.testing.assert_allclose(np.sign(update[name]), -np.sign(gradient[name]))
         assert np.abs(np.abs(update[name]) / np.abs(update[name]).mean() - 1.0).max() < 0.01
     assert float(Optimizer(learning_rate=0.3).schedule(10)(7)) == pytest.approx(0.3)
+
+
+def test_the_chain_clips_before_it_steps():
     params = {"w": jnp.zeros(3)}
     chain = Optimizer(clip=1.0).build(10)
     for size, expected in ((0.3, 0.3), (100.0, 1.0)):  # Adam's first moment is a tenth of the gradient it was given
@@ -199,13 +204,12 @@ def test_a_finished_run_has_everything_and_can_be_asked_again(tmp_path):
 def test_resumed_equals_unbroken_in_every_bit(tmp_path):
     """Stopped by hand at step 10 of 20: parameters, average, optimiser, data position."""
     experiment = replace(ONE, checkpoints=Checkpoints(every=10))
-    unbroken = train(experiment, tmp_path / "unbroken")
-    train(experiment, tmp_path / "broken")
-    shutil.rmtree(tmp_path / "broken" / "checkpoints" / "20")
-    (tmp_path / "broken" / "summary.json").unlink()
-    resumed = train(experiment, tmp_path / "broken")
+    unbroken = train(experiment, tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "20")
+    (tmp_path / "summary.json").unlink()
+    resumed = train(experiment, tmp_path)
     assert resumed["state_digest"] == unbroken["state_digest"]
-    rows = [json.loads(line)["step"] for line in (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()]
+    rows = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == sorted(set(rows)), "steps taken twice are logged once"
 
 

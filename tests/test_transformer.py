@@ -148,11 +148,6 @@ def test_nothing_later_is_seen_and_pieces_are_the_whole(net, key):
         h, state = run(variables, x[:, first:last], state)
         found.append(h)
     near(jnp.concatenate(found, axis=1), whole)
-    loss = lambda net: lambda v: jnp.sum(net.apply(v, x)[0] ** 2)  # noqa: E731
-    plain = jax.jit(jax.grad(loss(net)))(variables)
-    again = jax.jit(jax.grad(loss(net.clone(remat="full"))))(variables)
-    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(again), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 def test_an_encoder_sees_all_of_its_own_and_no_padding(key):
