@@ -18,9 +18,10 @@ from paths.grids import Uniform
 from reproductions.guidance_sweep import CUT
 from reproductions.reproduction import Row, Source
 from samplers.ddim import DDIM
+from samplers.ddnm import DDNM
 from samplers.diffusion import Diffusion
-from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask, Operator
+from samplers.pigdm import PiGDM
 from samplers.transforms import Transform
 from training.trained import Trained
 
@@ -62,8 +63,8 @@ def rows(scale: str, trained: Trained | None) -> Iterator[Row]:
         if trained.model.num_classes:  # pyright: ignore[reportAttributeAccessIssue]
             condition["label"] = jnp.full(len(x), NULL_LABEL)
         methods: dict[str, Transform] = {
-            "replacement": Replacement(operator=operator),
-            "reconstruction": Reconstruction(operator=operator),
+            "replacement": DDNM(operator=operator),
+            "reconstruction": PiGDM(operator=operator),
         }
         for method, transform in methods.items():
             sampler = Diffusion(solver=DDIM(), grid=Uniform(), steps=STEPS[scale], transforms=(transform,))

@@ -227,3 +227,22 @@ def _on_axes(rows: np.ndarray, columns: np.ndarray, x: Any) -> Any:
 def _check_image(operator: Any, x: Any) -> None:
     if x.ndim != 4:
         raise ValueError(f"{type(operator).__name__.lower()} acts on images [n, H, W, C], got shape {tuple(x.shape)}")
+
+
+def measurement(condition: Condition, name: str) -> Float[Array, "n *m"]:
+    """y from the condition.
+
+    Raises:
+      ValueError: it has none.
+    """
+    if "known" not in (condition or {}):
+        raise ValueError(f"{name} needs condition['known'], what was measured of each sample; there is none")
+    return (condition or {})["known"]
+
+
+def check_shape(known: Float[Array, "n *m"], measured: Float[Array, "n *k"]) -> None:
+    """Raises a ValueError where what is known has another shape than what the operator measures."""
+    if known.shape != measured.shape:
+        raise ValueError(
+            f"condition['known'] has shape {tuple(known.shape)}, but the operator measures {tuple(measured.shape)}"
+        )

@@ -5,9 +5,9 @@ result. A transformation is given the network beside the denoiser it transforms,
 condition (guidance) or to read from the condition (known pixels). The order that is meant:
 
     1. guidance by the network itself: classifier_free         must be first, for it asks the network for two answers
-    2. guidance by something else: autoguidance, classifier_guidance, reconstruction
+    2. guidance by something else: autoguidance, classifier_guidance, pigdm
     3. what bounds x̂₀: clip, dynamic_threshold
-    4. what is known of x̂₀: replacement                        last, so that nothing moves the known pixels again
+    4. what is known of x̂₀: ddnm                               last, so that nothing moves the known pixels again
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ class Network:
 
     model: Denoiser
     variables: Variables  # besides params and state: `weak`, `classifier`, where guidance needs another run's
-    condition: Condition  # arrays [n, …]: `label`, and what is known of each sample (samplers/inpainting.py)
+    condition: Condition  # arrays [n, …]: `label`, and what is known of each sample (samplers/operators.py)
 
     def __call__(self, x: Float[Array, "n *s"], t: Float[Array, "..."]) -> Float[Array, "n *s"]:
         return self.model.denoise(self.variables, x, jnp.broadcast_to(t, x.shape[:1]), self.condition)

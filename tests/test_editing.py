@@ -16,10 +16,11 @@ from models.model import NULL_LABEL
 from paths.couplings import MinibatchOT
 from paths.schedules import VP, Cosine, Rectified
 from samplers.catalogue import command_name, solvers
+from samplers.ddnm import DDNM
 from samplers.diffusion import Diffusion
 from samplers.guidance import ClassifierFree
-from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask
+from samplers.pigdm import PiGDM
 from samplers.sampler import sample_keys
 from samplers.transforms import Clip, Network
 from tests.conftest import tiers
@@ -121,7 +122,7 @@ def test_replacement_keeps_known_pixels_bit_for_bit(solver):
     _, known = measured("mask")
     condition = {"known": known, "mask": jnp.asarray(MASK)}
     variables = {"params": {}, "state": {}}
-    last = Replacement(operator=Mask())
+    last = DDNM(operator=Mask())
     sampler = Diffusion(solver=solvers()[solver](), steps=5, transforms=(Clip(low=-0.2, high=0.2), last))
     run = jax.jit(lambda keys, c: sampler(standard(), variables, keys, c, (H, W, 2)).x)
     x, kept = np.asarray(run(KEYS, condition)), np.broadcast_to(MASK > 0.5, (N, H, W, 2))
@@ -138,7 +139,7 @@ def test_replacement_agrees_with_what_was_measured(name):
     linear, known = measured(name)
     asked = network(known)
     x = jnp.asarray(RNG.normal(size=(N, H, W, 2)), jnp.float32)
-    transform = Replacement(operator=OPERATORS[name])
+    transform = DDNM(operator=OPERATORS[name])
     replaced = transform(asked, asked)(x, jnp.asarray(0.3))
     # Of the blur, what its cut-off leaves: its singular values below 0.05.
     np.testing.assert_allclose(linear.apply(replaced), known, atol=0.3 if name == "blur" else 1e-5)
@@ -156,7 +157,7 @@ def test_reconstruction_is_the_posterior_mean_of_standard_normal_data(name, nois
         linear, known = measured(name, np.float64)
         asked, t = network(known), jnp.asarray([0.1, 0.4, 0.8])
         x = jnp.asarray(RNG.normal(size=(N, H, W, 2)))
-        ours = Reconstruction(operator=OPERATORS[name], noise=noise)(asked, asked)(x, t)
+        ours = PiGDM(operator=OPERATORS[name], noise=noise)(asked, asked)(x, t)
         alpha, sigma = np.asarray(VP().alpha(t)), np.asarray(VP().sigma(t))
         for i in range(N):
             matrix = dense(linear, i, known.shape[1:3])
@@ -177,7 +178,7 @@ def test_reconstruction_is_the_posterior_mean_of_standard_normal_data(name, nois
 def test_reconstruction_from_pure_noise_ends_at_the_measurement(path):
     """Finite where α = 0, with a fixed-step and an adaptive solver."""
     linear, known = measured("downsample")
-    transforms = (Reconstruction(operator=Downsample(factor=2)),)
+    transforms = (PiGDM(operator=Downsample(factor=2)),)
     for solver in ("ddim", "tsit5"):
         sampler = Diffusion(solver=solvers()[solver](), steps=20, transforms=transforms)
         draw = jax.jit(lambda keys, c, s=sampler: s(standard(path), {"params": {}, "state": {}}, keys, c, (H, W, 2)).x)
@@ -191,7 +192,7 @@ def test_a_drawer_splits_the_given_arrays_with_the_batch():
     known = RNG.normal(size=(11, H, W, 1)).astype(np.float32)
     mask = np.zeros((11, H, W, 1), np.float32)
     mask[np.arange(11), np.arange(11) % H] = 1.0
-    sampler = Diffusion(steps=2, transforms=(Replacement(operator=Mask()),))
+    sampler = Diffusion(steps=2, transforms=(DDNM(operator=Mask()),))
     draw = Drawer(standard(), sampler, (H, W, 1), Mesh(data=2).build(), batch_size=4)
     x = draw({"params": {}, "state": {}}, jax.random.key(0), 11, {"known": known, "mask": mask}).x
     np.testing.assert_array_equal(x[mask > 0.5], known[mask > 0.5])
@@ -202,22 +203,22 @@ def test_what_is_missing_or_of_another_shape_is_said():
     _, known = measured("mask")
     model, x, t = standard(), jnp.zeros((N, H, W, 2)), jnp.asarray(0.5)
     empty = Network(model=model, variables={}, condition=None)
-    for transform in (Replacement(operator=Mask()), Reconstruction(operator=Mask())):
+    for transform in (DDNM(operator=Mask()), PiGDM(operator=Mask())):
         with pytest.raises(ValueError, match=r"needs condition\['known'\]"):
             transform(empty, empty)
         with pytest.raises(ValueError, match=r"needs condition\['mask'\]"):
             transform(empty, Network(model=model, variables={}, condition={"known": known}))
     asked = network(known)
     with pytest.raises(ValueError, match=r"shape \(3, 6, 4, 2\), but the operator measures \(3, 3, 2, 2\)"):
-        Replacement(operator=Downsample(factor=2))(asked, asked)(x, t)
+        DDNM(operator=Downsample(factor=2))(asked, asked)(x, t)
     with pytest.raises(ValueError, match="blocks of 4 do not divide an image's side of 6 pixels"):
-        Reconstruction(operator=Downsample(factor=4))(asked, asked)(x, t)
+        PiGDM(operator=Downsample(factor=4))(asked, asked)(x, t)
     with pytest.raises(ValueError, match=r"blur acts on images"):
         Blur(std=1.0).apply(jnp.zeros((3, 2)))
     for wrong in (
         lambda: Blur(std=0.0),
         lambda: Downsample(factor=0),
-        lambda: Reconstruction(operator=Mask(), noise=-1.0),
+        lambda: PiGDM(operator=Mask(), noise=-1.0),
     ):
         with pytest.raises(ValueError, match=r"must be|cannot be negative"):
             wrong()
@@ -252,9 +253,9 @@ def test_flags_are_put_in_the_order_that_is_meant(run):
         return [command_name(type(t)) for t in made(Edit(**flags)).sampler.transforms]
 
     made = lambda edit: edited(edit, experiment.sampler, run / "run", experiment)  # noqa: E731
-    assert order() == ["classifier_free", "clip", "replacement"]
-    assert order(threshold=True) == ["classifier_free", "dynamic_threshold", "replacement"]
-    assert order(method="reconstruction") == ["classifier_free", "reconstruction", "clip"]
+    assert order() == ["classifier_free", "clip", "ddnm"]
+    assert order(threshold=True) == ["classifier_free", "dynamic_threshold", "ddnm"]
+    assert order(method="pigdm") == ["classifier_free", "pigdm", "clip"]
     again = edited(Edit(guidance=3.0), made(Edit(guidance=2.0)).sampler, run / "run", experiment)
     assert again.sampler.transforms == (ClassifierFree(scale=3.0), Clip())  # in place of the run's own
     assert made(Edit()).sampler is experiment.sampler
@@ -276,7 +277,7 @@ def test_a_flow_of_coupled_noise_is_not_guided_by_gradients(run):
     coupled = replace(tiny, loss=replace(tiny.loss, coupling=MinibatchOT()))
     files = (run / "mask.png", run / "image.png")
     with pytest.raises(UserError, match="was trained on noise coupled to data"):
-        edited(Edit(inpaint=files, method="reconstruction"), tiny.sampler, run / "run", coupled)
+        edited(Edit(inpaint=files, method="pigdm"), tiny.sampler, run / "run", coupled)
     assert edited(Edit(inpaint=files), tiny.sampler, run / "run", coupled).given
 
 
@@ -293,7 +294,7 @@ def test_sample_edits(run, tmp_path):
     assert not np.allclose(drawn["x"][:, :, 5:, 0], image[:, 5:], atol=0.05)
     np.testing.assert_array_equal(drawn["mask"][0, 0, :, 0], [1, 1, 1, 1, 1, 0, 0, 0])
     half = np.asarray(Image.open(run / "half.png")).astype(np.float32) * np.float32(2 / 255) - np.float32(1)
-    drawn = sample("--super-resolve", 2, run / "half.png", "--method", "replacement")
+    drawn = sample("--super-resolve", 2, run / "half.png", "--method", "ddnm")
     np.testing.assert_allclose(
         drawn["x"].reshape(3, 4, 2, 4, 2).mean((2, 4)), np.broadcast_to(half, (3, 4, 4)), atol=1e-5
     )
@@ -310,7 +311,7 @@ def test_sample_edits(run, tmp_path):
         (("--deblur", "1", "{}/none.png"), "there is no image"),
         (("--deblur", "1", "{}/text.png"), "is not an image that can be read"),
         (("--deblur", "1", "{}/image.png", "--super-resolve", "2", "{}/half.png"), "one image at a time"),
-        (("--method", "replacement"), "give --inpaint, --deblur or --super-resolve too"),
+        (("--method", "ddnm"), "give --inpaint, --deblur or --super-resolve too"),
     ],
 )
 def test_samples_mistakes(run, flags, message):

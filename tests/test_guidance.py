@@ -255,7 +255,7 @@ def test_settings_and_orders_that_cannot_be_are_refused():
 def test_names_and_configurations():
     assert command_name(ClassifierFree) == "classifier_free"
     names = {"autoguidance", "classifier_free", "classifier_guidance", "clip", "dynamic_threshold"}
-    assert names | {"reconstruction", "replacement"} <= set(options(Transform))
+    assert names | {"pigdm", "ddnm"} <= set(options(Transform))
     denoiser = Denoiser(net=MLP(num_classes=10), path=VP())
     for transform in (
         ClassifierFree(scale=2.0, interval=(0.1, 0.6)),
@@ -358,7 +358,7 @@ def test_sample_guides(runs, tmp_path):
             ("--weak", "{labelled}", "--guidance-rescale", "0.5"),
             "--guidance-rescale is a setting of --guidance",
         ),
-        ("free", ("--image-noise", "0.5"), "--image-noise is a setting of --method reconstruction"),
+        ("free", ("--image-noise", "0.5"), "--image-noise is a setting of --method pigdm"),
         ("free", ("--weak-scale", "3"), "--weak-scale is a setting of --weak RUN"),
         ("free", ("--weak", "nowhere"), "nowhere holds no run"),
         ("free", ("--classifier", "{plain}"), "is a run of Denoiser, where one of NoisyClassifier is needed"),

@@ -22,11 +22,12 @@ from models.model import NULL_LABEL, Variables
 from paths.couplings import Independent
 from samplers.autoguidance import Autoguidance
 from samplers.classifier_guidance import ClassifierGuidance
+from samplers.ddnm import DDNM
 from samplers.diffusion import Diffusion
 from samplers.flow import AscentInpainting, Interpolation
 from samplers.guidance import ClassifierFree
-from samplers.inpainting import Reconstruction, Replacement
 from samplers.operators import Blur, Downsample, Mask, Operator
+from samplers.pigdm import PiGDM
 from samplers.sampler import Sampler
 from samplers.thresholding import DynamicThreshold
 from samplers.transforms import Clip, Transform
@@ -51,8 +52,8 @@ class Edit:
     inpaint: tuple[Path, Path] | None = None  # mask and image: pixels that are white in the mask are kept
     deblur: tuple[float, Path] | None = None  # a blur's standard deviation in pixels, and the blurred image
     super_resolve: tuple[int, Path] | None = None  # a factor, and the image that is so many times smaller
-    method: Literal["replacement", "reconstruction"] | None = None  # replacement for --inpaint, else reconstruction
-    image_noise: float = 0.01  # standard deviation of the noise in the given image, on [-1, 1]; of reconstruction
+    method: Literal["ddnm", "pigdm"] | None = None  # ddnm for --inpaint, else pigdm
+    image_noise: float = 0.01  # standard deviation of the noise in the given image, on [-1, 1]; of pigdm
     interpolate: tuple[Path, Path] | None = None  # two images to pass between, in a flow's latents
 
 
@@ -149,20 +150,20 @@ def edited(edit: Edit, sampler: Sampler, folder: Path, experiment: Experiment) -
         operator, given, shown = _measurement(edit, folder, experiment.data.shape)
         last: list[Transform] = []
         if operator is not None:
-            method = edit.method or ("replacement" if edit.inpaint else "reconstruction")
-            if method == "replacement":
-                last = [Replacement(operator=operator)]
+            method = edit.method or ("ddnm" if edit.inpaint else "pigdm")
+            if method == "ddnm":
+                last = [DDNM(operator=operator)]
             else:
-                first.append(Reconstruction(operator=operator, noise=edit.image_noise))
+                first.append(PiGDM(operator=operator, noise=edit.image_noise))
         elif edit.method is not None:
             raise UserError("--method is how a given image is kept: give --inpaint, --deblur or --super-resolve too")
-        by_gradient = [t for t in first if isinstance(t, ClassifierGuidance | Reconstruction)]
-        if edit.image_noise != Edit().image_noise and not any(isinstance(t, Reconstruction) for t in first):
-            raise UserError("--image-noise is a setting of --method reconstruction and a given image: give both too")
+        by_gradient = [t for t in first if isinstance(t, ClassifierGuidance | PiGDM)]
+        if edit.image_noise != Edit().image_noise and not any(isinstance(t, PiGDM) for t in first):
+            raise UserError("--image-noise is a setting of --method pigdm and a given image: give both too")
         if by_gradient and not _knows_its_score(experiment):
             raise UserError(
                 f"{folder} was trained on noise coupled to data: its x̂₀ gives no score, and neither --classifier nor "
-                "reconstruction is right with it (--method replacement is)"
+                "pigdm is right with it (--method ddnm is)"
             )
         if edit.threshold:
             rest = [*(t for t in rest if not isinstance(t, Clip)), DynamicThreshold()]
