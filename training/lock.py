@@ -44,6 +44,7 @@ def alone(folder: Path) -> Iterator[None]:
         if not _taken(handle, folder):
             print(f"waiting for what {_holder(handle)} makes in {folder}", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
+            _tell(handle)
         yield
 
 
@@ -71,10 +72,15 @@ def _taken(handle: int, folder: Path) -> bool:
         if error.errno not in NO_LOCKS:
             raise
         print(f"warning: the file system of {folder} has no locks; take care not to train twice in it", flush=True)
+    _tell(handle)
+    return True
+
+
+def _tell(handle: int) -> None:
+    """Writes who holds the folder."""
     me = {"host": socket.gethostname(), "process": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     os.ftruncate(handle, 0)
-    os.write(handle, json.dumps(me | {"command": " ".join(sys.argv)[:500]}).encode())
-    return True
+    os.pwrite(handle, json.dumps(me | {"command": " ".join(sys.argv)[:500]}).encode(), 0)
 
 
 def _holder(handle: int) -> str:
