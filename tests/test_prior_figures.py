@@ -71,7 +71,7 @@ def asked(first, monkeypatch):
         monkeypatch.setattr(module, "run_of", lambda cut: made(cut.experiment, Path("runs/vqvae_digits_cut")))
         monkeypatch.setattr(module, "read", read)
         monkeypatch.setattr(module, "SAMPLES", {"tiny": 40})
-    monkeypatch.setattr(code_priors, "classifier", lambda data: Judged(Fixed(), 0.75))
+    monkeypatch.setattr(code_priors, "judge_of", lambda data: Judged(Fixed(), 0.75))
     monkeypatch.setattr(code_priors, "KEPT", 30)
     return asked
 
