@@ -29,7 +29,7 @@ def images_in(folder: Path) -> tuple[Path, ...]:
 
 
 def scattered(names: Iterable[str]) -> list[str]:
-    """In an order that looks random and is decided by each name alone: whatever else is added, two stay as they are."""
+    """In an order that looks random, and in which two names stand as they do whatever others there are."""
     return sorted(names, key=lambda name: hashlib.sha256(os.fsencode(name)).digest())
 
 

@@ -83,9 +83,14 @@ class Identification(Loss):
                 classes=model.classes,
             )
         else:
-            classes = w.shape[0] if model.classes is None else model.classes
-            own = (self.chunk, self.sample, self.label_smoothing, model.class_axis or None)
-            settings = Settings(self.margin, classes, *own)
+            settings = Settings(
+                margin=self.margin,
+                classes=w.shape[0] if model.classes is None else model.classes,
+                chunk=self.chunk,
+                sample=self.sample,
+                smoothing=self.label_smoothing,
+                axis=model.class_axis or None,
+            )
             h, biases = prepared(settings, h, w, label, key, bias)
             fixed_h, fixed_b = jax.lax.stop_gradient((h, biases))
             found = fused_step(settings, self.update, fixed_h, w, state["momentum"], fixed_b, label, key, step)

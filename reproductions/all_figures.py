@@ -11,7 +11,7 @@ import jax
 from reproductions import record, reproduction
 from reproductions.making import one, record_of, write_page_of_all
 from reproductions.processes import ended
-from training.errors import Stopped, UserError, exit_with
+from training.errors import Stopped, UserError, exit_with, first_line
 
 SCRIPT = Path(__file__).resolve().parent.parent / "reproduce.py"
 
@@ -63,7 +63,8 @@ def in_turn(names: list[str], number: Iterator[str], scale: str, data: dict[str,
             if isinstance(error, BrokenPipeError) or (isinstance(error, Stopped) and error.code != 1):
                 raise  # a signal is for all of them
             traceback.print_exc()
-            wrong = first_line(error)
+            ours = isinstance(error, UserError | Stopped)
+            wrong = first_line(error) if ours else f"{type(error).__name__}: {first_line(error)}"
         yield name, began, wrong
         jax.clear_caches()  # programs of one figure are of no use to the next, or lie in the cache on the disk
 
@@ -83,9 +84,3 @@ def side_by_side(
         ours = last if figure.code else next((line for line in figure.said if line.startswith("ours: ")), last)
         print(f"== {figure.name}, {next(number)}, {time.perf_counter() - figure.began:.0f} s: {ours}", flush=True)
         yield figure.name, (figure.began, time.process_time()), last.removeprefix("error: ") if figure.code else ""
-
-
-def first_line(error: Exception) -> str:
-    """The first line of it, and its kind where it is none of ours."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0][:300]
-    return line if isinstance(error, (UserError, Stopped)) else f"{type(error).__name__}: {line}"

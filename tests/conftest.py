@@ -37,8 +37,7 @@ import jax  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-# What is traced stays until its file is done, and is nobody's garbage: to look it through as often as Python does by
-# itself took a tenth of the suite's time.
+# What is traced stays until its file is done, and is nobody's garbage: it is looked through less often than by default.
 gc.freeze()
 gc.set_threshold(50_000, 20, 50)
 

@@ -1,14 +1,17 @@
-"""Sources for the tests of data workers, in a module that a worker imports at once."""
+"""What tests run in processes of their own, in a module that is imported at once."""
 
 import os
 import signal
 import sys
 import time
 from dataclasses import dataclass
+from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import numpy as np
 
 from data.dataset import Arrays, Source
+from training.lock import alone
 
 
 @dataclass(frozen=True)
@@ -49,3 +52,10 @@ class TwoPartError(Exception):
 class Raising(Numbers):
     def read(self, records: np.ndarray, seed: int, numbers: np.ndarray) -> Arrays:
         raise TwoPartError("this", "that")
+
+
+def hold(folder: Path, held: Event, until: Event) -> None:
+    """Keeps others out of the folder from `held` on, until it is told."""
+    with alone(folder):
+        held.set()
+        until.wait(30)

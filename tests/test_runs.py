@@ -16,6 +16,7 @@ from data.dataset import Dataset, Source
 from data.npz import write_npz
 from experiments.toy_flow import tiny as toy
 from metrics.metric import Evaluation, Metric
+from tests.sources import hold
 from training import run as runs
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints, Experiment
@@ -115,12 +116,6 @@ def test_a_metric_that_fails_costs_its_number_alone_and_measuring_again_is_logge
     rows = [json.loads(line) for line in (tmp_path / "measured" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows if RATE not in row] == [6]
     assert [row["step"] for row in rows if RATE in row][-1] == 6
-
-
-def hold(folder: Path, held: object, until: object) -> None:
-    with alone(folder):
-        held.set()  # type: ignore[attr-defined]
-        until.wait(30)  # type: ignore[attr-defined]
 
 
 def test_who_makes_what_another_makes_waits_for_it(tmp_path, capsys):

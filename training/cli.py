@@ -171,7 +171,7 @@ def choices(value: Any, prefix: str = "--") -> list[str]:
             present = "none" if current is None else command_name(type(current))
             members = [*sorted(config.options(_family(value, name, current))), *(["none"] if optional else [])]
             told = [f"[{member}]" if member == present else member for member in members]
-            if members == above:  # in a tuple
+            if members == above:  # as those of a tuple are
                 told = [f"[{present}]", "or another of the above"]
             if len(members) > 1:
                 lines.append(f"  {flag}  {', '.join(told)}")

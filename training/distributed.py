@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from training.errors import Stopped, UserError
+from training.errors import Stopped, UserError, first_line
 
 MESSAGE = 4096  # bytes of an error's message that one process tells the others
 
@@ -51,7 +51,7 @@ class Cluster:
         try:
             jax.distributed.initialize(**(told if any(given) else {}))
         except (RuntimeError, ValueError) as error:
-            raise UserError(f"the processes of this run did not meet: {str(error).strip().splitlines()[0]}") from error
+            raise UserError(f"the processes of this run did not meet: {first_line(error)}") from error
         if not writes():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115, one process speaks for all; errors are each one's own
         return True

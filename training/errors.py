@@ -20,6 +20,11 @@ class Stopped(Exception):  # noqa: N818, stopping when asked to is no error
         self.code = code
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+
+
 def exit_with(message: str, code: int = 2) -> NoReturn:
     """Ends the process with a message on stderr; 0, 130 and 143 are asked for, and no errors."""
     asked_for = code in (0, 130, 143)
@@ -72,16 +77,16 @@ def _explain(error: Exception) -> NoReturn:
     except ReadError as failure:
         exit_with(str(failure), 1)
     except RuntimeError as failure:
-        first_line = (str(failure).strip() or type(failure).__name__).splitlines()[0][:300]
-        if "RESOURCE_EXHAUSTED" in first_line:
+        line = first_line(failure)
+        if "RESOURCE_EXHAUSTED" in line:
             exit_with(
-                f"a device has not memory enough ({first_line}). train.py EXPERIMENT --plan-memory says what would do; "
+                f"a device has not memory enough ({line}). train.py EXPERIMENT --plan-memory says what would do; "
                 "--remat auto, --accumulate N and a smaller --batch-size need less",
                 1,
             )
         if not _is_one_of_several():
             raise
-        exit_with(f"this process cannot go on with the others, one of which may be gone ({first_line})", 1)
+        exit_with(f"this process cannot go on with the others, one of which may be gone ({line})", 1)
     except OSError as failure:  # a full disk, a read-only folder, a file that is not there
         name = f": {failure.filename}" if failure.filename else ""
         exit_with(f"{failure.strerror or failure}{name}", 1)

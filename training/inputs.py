@@ -11,7 +11,7 @@ import numpy as np
 from data.dataset import Dataset, MalformedDataError
 from models.codec import Codec
 from models.model import Model, Variables
-from training.errors import UserError
+from training.errors import UserError, first_line
 from training.experiment import Experiment
 from training.step import named_key
 
@@ -25,7 +25,7 @@ def shapes_of(model: Model, batch: dict[str, Any]) -> Variables:
     try:
         shapes = jax.eval_shape(model.init, named_key(0, "init"), batch)
     except (ValueError, TypeError, ArithmeticError) as error:
-        raise UserError(f"the model cannot be built: {str(error).strip().partition(chr(10))[0]}") from error
+        raise UserError(f"the model cannot be built: {first_line(error)}") from error
     size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * jax.process_count()
     if size > memory:

@@ -67,7 +67,7 @@ def _begun(plan: Plan, run: Run, store: Store) -> tuple[TrainState, dict[str, An
     state, progress = restored or (plan.initial(), {"seconds": 0.0, "loss": math.nan})
     first = int(state.step)
     if writes():
-        run.forget_after(first, measured=first < experiment.steps)
+        run.forget_after(first)
     if restored and first == experiment.steps:
         print(f"{folder} is finished; measuring it again (--restart trains anew)", flush=True)
     elif first:
@@ -107,7 +107,7 @@ def _train(plan: Plan, run: Run, profile: tuple[int, int] | None, began: float, 
     experiment, folder = plan.experiment, run.folder
     store = Store(folder, experiment.checkpoints)
     state, progress, resumed = _begun(plan, run, store)
-    first, of_data = int(state.step), {}
+    first, of_data = int(state.step), dict[str, Any]()
     if first < experiment.steps:
         of_data = _same_data(plan, folder, progress)
         once(experiment.data.prepare)

@@ -162,14 +162,12 @@ class Run:
                 time.sleep(0.5)
         return Store(self.folder).restore_average(like)
 
-    def forget_after(self, step: int, measured: bool = True) -> None:
-        """Drops log rows of steps that will be taken again; those of what was measured after `step` are kept or not."""
+    def forget_after(self, step: int) -> None:
+        """Drops log rows of steps that will be taken again, and of what has been measured, which is measured again."""
         path = self.folder / "metrics.jsonl"
         if path.exists():
             rows = [line for line in path.read_text().splitlines() if _step(line) is not None]
-            kept = [line for line in rows if (_step(line) or 0) <= step]
-            if not measured:
-                kept = [line for line in kept if _step(line) != step or RATE in config.parse_json(line)]
+            kept = [line for line in rows if (_step(line) or 0) <= step and RATE in config.parse_json(line)]
             config.write_whole(path, "".join(line + "\n" for line in kept))
 
     def finish(self, summary: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ class Identity(Bijection):
 
 @dataclass(frozen=True, kw_only=True)
 class Chain(Bijection):
-    """Eq. (2): the first part is the nearest to the data. The parameters of part i are under its number."""
+    """Eq. (1): the first part is the nearest to the data. The parameters of part i are under its number."""
 
     parts: tuple[Bijection, ...]
 
@@ -86,7 +86,7 @@ class Chain(Bijection):
 
 @dataclass(frozen=True, kw_only=True)
 class Invert(Bijection):
-    """Eq. (3)."""
+    """Eq. (2)."""
 
     bijection: Bijection
 
