@@ -13,17 +13,17 @@ from typing import Any
 # Before jax is imported anywhere. Scripts that tests start as processes of their own get one device (see scripts.py).
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Most of a test's time is the compiler's: its programs run once, on tiny shapes, and need no optimising. XLA's older
-# emitters, which users do not get, compile a fusion several times faster than those they do; a later jaxlib may have no
-# such flag, and none starts with a flag that it does not know.
-OLDER_EMITTERS = version("jaxlib").startswith("0.10.")
+# emitters, which users do not get, compile a fusion several times faster than those they do, and a program in one piece
+# takes a tenth less than in several; a later jaxlib may have no such flags, and none starts with one it does not know.
+JAXLIB_0_10 = version("jaxlib").startswith("0.10.")
 # For `Lowered.compile`, where two programs are to round alike: the older emitters round by what is fused with what.
-AS_USERS_COMPILE: dict[str, bool | str] | None = {"xla_cpu_use_fusion_emitters": True} if OLDER_EMITTERS else None
+AS_USERS_COMPILE: dict[str, bool | str] | None = {"xla_cpu_use_fusion_emitters": True} if JAXLIB_0_10 else None
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false" if OLDER_EMITTERS else "",
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if JAXLIB_0_10 else "",
     ]
 )
 

@@ -162,6 +162,7 @@ def test_a_thousand_steps_of_an_ode_with_ten_states():
         assert calls.of(lambda: gradient(a, y)) == 1000 + 3636 + 1
 
 
+@pytest.mark.thorough
 def test_plans_under_vmap_and_with_integers_beside_the_numbers():
     """What a chain closes over, keys and labels included, is as it was."""
     keys = jax.random.split(jax.random.key(0), 9)

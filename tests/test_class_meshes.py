@@ -115,8 +115,6 @@ def expected(name, sample, shards):
         ],
         first=(
             ((2, 2, 2), "model", "arcface", 0.25),
-            ((2, 2, 2), "data", "sphereface2", 0.25),
-            ((4, 1, 2), "data", "sub-centres", 0.25),
             ((1, 2, 4), "fsdp", "sphereface2", 1.0),
         ),
     ),

@@ -96,6 +96,7 @@ def test_log_determinant_and_inverse(trace):
         np.testing.assert_allclose(minus, -logdet, atol=1e-8)  # the same noise on the way back
 
 
+@pytest.mark.thorough
 def test_a_net_of_the_project_in_float32():
     x, condition = data(3, 4), {"label": jnp.asarray([0, 1, -1])}
     flow = CNF(net=MLP_2, integrator=FixedStep(method="heun", steps=100), time_scale=1.0)
@@ -224,6 +225,7 @@ def test_the_reported_evaluations_are_the_counted_ones():
         assert calls == 14 if integrator is not DOPRI else calls > 14
 
 
+@pytest.mark.thorough
 def test_gradients_of_adaptive_and_fixed_steps_agree():
     x, condition = data(4, 3), {"keys": keys(4)}
     many = FixedStep(method="heun", steps=200)

@@ -161,6 +161,7 @@ def test_usage_over_training(monkeypatch, tmp_path):
     assert codebook_usage.headline(rows).startswith("of 8 codes that begin at random ")
 
 
+@pytest.mark.thorough
 def test_rate_and_distortion(monkeypatch, tmp_path):
     for name, value in {"SIZES": (4,), "LEVELS": ((8, 6, 5),), "DEPTHS": (3,)}.items():
         monkeypatch.setattr(rate_distortion, name, {"tiny": value})

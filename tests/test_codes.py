@@ -161,12 +161,13 @@ def test_a_flow_is_a_prior_over_latents(first, tmp_path):
     assert 0.0 <= summary["class_accuracy"] <= 1.0
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
     [
         "vqvae_digits",
-        *(pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in MNIST),
-        pytest.param("vqvae_cifar10", marks=[needs("cifar10"), pytest.mark.thorough]),
+        *(pytest.param(name, marks=needs("mnist")) for name in MNIST),
+        pytest.param("vqvae_cifar10", marks=needs("cifar10")),
     ],
 )
 def test_every_first_stage_trains_and_is_measured(name, tmp_path):

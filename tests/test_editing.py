@@ -174,7 +174,7 @@ def test_reconstruction_is_the_posterior_mean_of_standard_normal_data(name, nois
             np.testing.assert_allclose(np.asarray(ours[i]).reshape(-1, 2), wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("path", [Cosine(), Rectified()], ids=["cosine", "rectified"])
+@pytest.mark.parametrize("path", tiers({"cosine": Cosine(), "rectified": Rectified()}, first=("cosine",)))
 def test_reconstruction_from_pure_noise_ends_at_the_measurement(path):
     """Finite where α = 0, with a fixed-step and an adaptive solver."""
     linear, known = measured("downsample")

@@ -77,7 +77,7 @@ def _head(state, update):
     return state.params["head"] if update is None else {name: state.model[name] for name in ("head", "momentum")}
 
 
-@pytest.mark.parametrize("update", [None, HeadSGD()])
+@pytest.mark.parametrize("update", tiers([None, HeadSGD()], first=(HeadSGD(),)))
 def test_a_split_head_is_split_with_all_that_is_kept_of_it(update):
     state, _ = state_after(experiment(8, 1, update=update, class_axis="data"), 1)
     kept = jax.tree_util.tree_leaves_with_path(state)
@@ -91,6 +91,7 @@ def test_a_split_head_is_split_with_all_that_is_kept_of_it(update):
 
 
 @pytest.mark.parametrize("axis", tiers(["", "data"], first=("",)))
+@pytest.mark.thorough
 def test_the_head_in_the_state_takes_the_steps_that_the_loss_would_take_of_its_gradient(axis):
     """Plain SGD of the head, by the optimiser and by itself."""
     how = {"class_axis": axis, "devices": 8 if axis else 1}
@@ -259,17 +260,14 @@ def test_a_part_of_very_many_classes_is_trained_on(axis, tmp_path):
 
 OMNIGLOT = sorted(name for name in experiment_names() if name.startswith("margin_omniglot_"))
 MNIST = [*sorted(name for name in experiment_names() if name.startswith("margin_mnist2d_")), "mnist_embedder"]
-FEW = [f"margin_omniglot_{loss}" for loss in ("sphereface2", "triplet")]
 STEPPED = [f"margin_omniglot_{loss}" for loss in ("softmax", "subcentre", "sphereface2", "center", "triplet")]
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[needs("omniglot"), *([] if name in FEW else [pytest.mark.thorough])])
-        for name in OMNIGLOT
-    ]
-    + [pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in MNIST],
+    [pytest.param(name, marks=needs("omniglot")) for name in OMNIGLOT]
+    + [pytest.param(name, marks=needs("mnist")) for name in MNIST],
 )
 def test_every_margin_experiment_can_take_its_steps(name):
     """Both its forms are traced; those of which no other is like take two steps."""

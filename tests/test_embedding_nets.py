@@ -169,7 +169,7 @@ def suffixed(tree):
             "iresnet": (UNDROPPED, iresnet64),
             "deepid": (NETS["deepid"], deepid64),
         },
-        first=("sphereface", "deepid"),
+        first=("deepid",),
     ),
 )
 def test_a_network_is_its_equations_in_float64(net, written_out, train):
@@ -260,6 +260,7 @@ def test_sphereface_starts_as_the_papers_code_does():
     assert all((leaf == 0.25).all() for name, leaf in leaves(params).items() if "slope" in name)
 
 
+@pytest.mark.thorough
 def test_vit_fills_up_its_last_patches_with_zeros():
     net = NETS["vit"]
     variables = made(net)
@@ -287,7 +288,7 @@ def test_every_parameter_of_every_block_gets_a_gradient(net_and_variables):
         assert all(np.abs(row).max() > 0 for row in rows), name
 
 
-@pytest.mark.parametrize("name", tiers(["sphereface", "iresnet", "vit", "mlp"], first=("vit", "mlp")))
+@pytest.mark.parametrize("name", tiers(["sphereface", "iresnet", "vit", "mlp"], first=("mlp",)))
 def test_checkpointing_changes_neither_gradients_nor_statistics(name):
     net = NETS[name]
     variables = made(net)
@@ -393,6 +394,7 @@ def test_statistics_that_may_not_be_written_are_an_error_in_training():
         stack.apply(variables, h, c, train=True, rngs={"dropout": jax.random.key(0)})
 
 
+@pytest.mark.thorough
 def test_training_moves_all_statistics_and_inference_none():
     variables = made(UNDROPPED)
     _, after = trained(UNDROPPED, variables, X)
@@ -405,6 +407,7 @@ def test_training_moves_all_statistics_and_inference_none():
     jax.tree.map(np.testing.assert_array_equal, after["batch_stats"], variables["batch_stats"])
 
 
+@pytest.mark.thorough
 def test_eight_devices_see_one_batch():
     variables = made(UNDROPPED)
     mesh = Mesh().build()

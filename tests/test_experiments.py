@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from models.jump import Jump
-from tests.conftest import needs, tiers
+from tests.conftest import needs
 from training.cli import load_experiment
 from training.loop import train
 
@@ -25,7 +25,8 @@ def short(name, **changes):
     return replace(experiment, steps=2, mesh=mesh, sample_every=0, metrics=experiment.metrics[:1], **changes)
 
 
-@pytest.mark.parametrize("name", [*tiers(ALONE, first=("toy_meanflow",)), *MNIST])
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", [*ALONE, *MNIST])
 def test_it_trains_with_checkpointing(name, tmp_path):
     """That it changes no gradient is tests/test_remat.py's."""
     assert math.isfinite(train(short(name, remat="full"), tmp_path)["loss"])

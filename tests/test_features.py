@@ -269,6 +269,7 @@ def test_the_classifiers_features_are_named_and_need_labels():
         features_of("classifier", TwoMoons())
 
 
+@pytest.mark.thorough
 def test_a_name_that_is_none_of_images_like_these_is_refused_in_one_line(embedder, generator, tmp_path):
     def refused(name, data=None):
         with pytest.raises(UserError) as caught:
@@ -291,6 +292,7 @@ def test_a_name_that_is_none_of_images_like_these_is_refused_in_one_line(embedde
     assert "stands at step 0 of 2" in refused(str(half))
 
 
+@pytest.mark.thorough
 def test_a_summary_names_the_features_of_its_numbers(embedder, generator):
     of_generator, of_embedder = (json.loads((run / "summary.json").read_text()) for run in (generator, embedder))
     assert of_generator["features"] == "raw pixels"

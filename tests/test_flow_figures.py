@@ -21,7 +21,7 @@ ALONE = ("realnvp_digits", "spline_toy", "ffjord_toy", "maf_tabular")
 @pytest.mark.parametrize(
     "name",
     [
-        *tiers(ALONE, first=("spline_toy", "maf_tabular")),
+        *tiers(ALONE, first=("maf_tabular",)),
         *(pytest.param(name, marks=[needs("mnist"), pytest.mark.thorough]) for name in MNIST),
     ],
 )

@@ -47,7 +47,7 @@ FLOW = Flow(
     prior=ClassNormal(num_classes=3),
 )
 SHAPE = (2, 2, 1)
-VARIABLES = perturbed(FLOW.init(jax.random.key(0), {"x": jnp.zeros((2, *SHAPE))}), jax.random.key(1))
+VARIABLES = perturbed(jax.jit(FLOW.init)(jax.random.key(0), {"x": jnp.zeros((2, *SHAPE))}), jax.random.key(1))
 X = jax.random.normal(jax.random.key(2), (6, *SHAPE))
 
 

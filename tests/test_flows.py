@@ -81,7 +81,8 @@ def data(shape, batch=3, key=0):
     tiers(
         list(BIJECTIONS),
         first=lambda name: (
-            name not in ("Glow", "RealNVP", "transformer of images", "checkerboard, resnet", "NICE", "stacked, remat")
+            not name.startswith("transformer")
+            and name not in ("Glow", "RealNVP", "checkerboard, resnet", "NICE", "stacked, remat")
         ),
     ),
 )
@@ -175,13 +176,13 @@ PLANE = {
 }
 
 
-@pytest.mark.parametrize("name", tiers(list(PLANE), first=("additive", "affine", "maf")))
+@pytest.mark.parametrize("name", tiers(list(PLANE), first=("additive", "maf")))
 def test_a_density_in_the_plane_integrates_to_one(name):
     layer, prior = PLANE[name]
     flow = Flow(bijection=Chain(parts=(layer, Reverse(), layer)), prior=prior)
     side = np.linspace(-20.0, 20.0, 1001)
     grid = jnp.asarray(np.stack(np.meshgrid(side, side), -1).reshape(-1, 2), jnp.float32)
-    variables = perturbed(flow.init(jax.random.key(0), {"x": grid[:4]}), jax.random.key(5))
+    variables = perturbed(jax.jit(flow.init)(jax.random.key(0), {"x": grid[:4]}), jax.random.key(5))
     keys = jax.random.split(jax.random.key(0), len(grid))
     label = {"label": jnp.ones(len(grid), jnp.int32)}
     log_prob = quick_jit(flow.log_prob)(variables, keys, grid, label)

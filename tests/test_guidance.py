@@ -180,6 +180,7 @@ def test_autoguidance_is_its_formula():
     np.testing.assert_array_equal(Autoguidance(scale=3.0, weak=eps)(asked, asked)(X, ones), asked(X, ones))
 
 
+@pytest.mark.thorough
 def test_network_calls_are_those_stated():
     calls = []
 

@@ -42,7 +42,7 @@ MODELS = {
         encoder=NET.clone(bidirectional=True), decoder=NET.clone(cross=True, order="post"), vocabulary=V, stop=6
     ),
 }
-each = pytest.mark.parametrize("model", tiers(MODELS, first=("classes", "translator")))
+each = pytest.mark.parametrize("model", tiers(MODELS, first=("classes",)))
 
 
 @functools.cache
@@ -154,6 +154,7 @@ def test_logits_of_a_large_vocabulary_are_never_held_whole():
     assert held(700) <= 0.6 * held(0)  # two runs: a loop of one turn, and a rest, would hold all of them
 
 
+@pytest.mark.thorough
 def test_a_token_counts_the_same_in_long_and_short_sequences(key):
     model = MODELS["transformer"]
     variables, batch = case(model)
@@ -193,7 +194,7 @@ def test_samples_are_a_matter_of_their_own_key(model):
     np.testing.assert_array_equal(some, x[order])
 
 
-@each
+@pytest.mark.parametrize("model", tiers(MODELS, first=("classes", "translator")))
 def test_greedy_is_the_likeliest_token_of_the_whole(model):
     variables, batch = case(model)
     condition = told(batch) | {"prompt": batch["x"][:, :1]}

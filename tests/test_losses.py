@@ -70,7 +70,7 @@ def test_loss_is_one_finite_value_an_example_at_every_face_and_path(name, predic
     path = PATHS[name]
     model = denoiser(path, predicts)
     batch = {"x": mixture(jax.random.key(0), 32)}
-    variables = model.init(jax.random.key(1), batch)
+    variables = jax.jit(model.init)(jax.random.key(1), batch)
     for weighting in (UniformWeighting(), MinSNR(), Sigmoid(), EDMWeighting(), Likelihood()):
         result = Denoising(weighting=weighting)(model, variables, jax.random.key(2), batch, STEP)
         assert result.value.shape == (32,)
@@ -157,7 +157,7 @@ def test_no_time_is_later_than_the_sampler_asks():
     model = denoiser(Cosine(), "eps")
     batch = {"x": mixture(jax.random.key(0), 64)}
     loss = Denoising(times=Discrete(steps=2), weighting=MinSNR())
-    value = loss(model, model.init(jax.random.key(1), batch), jax.random.key(2), batch, STEP).value
+    value = loss(model, jax.jit(model.init)(jax.random.key(1), batch), jax.random.key(2), batch, STEP).value
     assert np.isfinite(value).all()
 
 

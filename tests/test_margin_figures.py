@@ -76,6 +76,7 @@ def test_the_plane_of_each_loss_is_drawn_from_its_run(tmp_path, monkeypatch):
 
 
 @needs("omniglot")
+@pytest.mark.thorough
 def test_losses_are_compared_over_seeds(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(omniglot_verification, "made", made_tiny)

@@ -74,6 +74,7 @@ def test_what_is_chosen_fits_and_what_is_cheaper_does_not(planner, monkeypatch):
         planner.choose(least - 1)
 
 
+@pytest.mark.thorough
 def test_the_peak_is_what_the_run_is_compiled_to(planner):
     need = planner.need("full")
     plan = Plan(replace(planner.experiment, remat="full"))
@@ -111,6 +112,7 @@ def test_over_devices_a_need_is_that_of_one():
     assert eight.flops == one.flops
 
 
+@pytest.mark.thorough
 def test_needs_are_remembered(tmp_path, monkeypatch):
     first = Planner(digits, tmp_path).need("full")
     monkeypatch.setattr(jax.stages.Lowered, "compile", None)
@@ -162,6 +164,7 @@ def test_the_limit_is_what_the_device_has_free(monkeypatch):
     assert limit_of(take_wishes(["--plan-memory", "--memory-limit", "2KiB"]))[0] == 2048
 
 
+@pytest.mark.thorough
 def test_the_command_line(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, "CANDIDATES", ("none", "full"))
     arguments = ["--remat", "auto", "--steps", "3", "--memory-limit=1GiB"]

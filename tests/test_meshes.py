@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.conftest import tfds_has, tiers
+from tests.conftest import tfds_has
 from tests.families import FAMILIES, family, run
 from training.checkpoint import Store
 from training.errors import UserError
@@ -19,7 +19,8 @@ MESHES = {
 }
 
 
-@pytest.mark.parametrize("name", tiers(FAMILIES, first=("digits_ddpm",)))
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_run_is_the_same_on_every_mesh(tmp_path, name):
     """Losses of 20 steps to 1e-5 in float32, samples of equal keys to 1e-4; a checkpoint is the same bits anywhere."""
     if "omniglot" in name and not tfds_has("omniglot"):

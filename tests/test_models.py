@@ -68,10 +68,10 @@ def test_stack_equals_a_loop_over_its_blocks(key):
     h, c = jax.random.normal(key, (5, 16)), jax.random.normal(key, (5, 8))
     block = MLPBlock(16, 2, 0.0, None, parent=None)
     stack = Stack(block, 4, every=True)
-    params = perturbed(stack.init(key, h, c)["params"])
-    last, every = stack.apply({"params": params}, h, c)
+    params = perturbed(jax.jit(stack.init)(key, h, c)["params"])
+    last, every = jax.jit(stack.apply)({"params": params}, h, c)
     for i in range(4):
-        h = block.apply({"params": jax.tree.map(lambda leaf: leaf[i], params["blocks"])}, h, c)  # noqa: B023
+        h = jax.jit(block.apply)({"params": jax.tree.map(lambda leaf: leaf[i], params["blocks"])}, h, c)  # noqa: B023
         np.testing.assert_allclose(every[i], h, atol=1e-5)
     np.testing.assert_allclose(last, h, atol=1e-5)
 
@@ -161,7 +161,7 @@ def test_denoiser_reads_its_network_through_the_face(predicts):
     """raw → denoise by the face's row, and velocity = α̇x̂₀ + σ̇ε̂."""
     model = Denoiser(net=MLP(width=8, depth=1), path=VP(), predicts=predicts, sigma_data=0.6)
     x, t = jax.random.normal(jax.random.key(0), (6, 2)), jnp.linspace(0.1, 0.9, 6)
-    variables = model.init(jax.random.key(1), {"x": x})
+    variables = jax.jit(model.init)(jax.random.key(1), {"x": x})
     variables = {"params": perturbed(variables["params"]), "state": {}}
     row = face(predicts, VP(), t, 0.6)
     net_out = model.net.apply({"params": variables["params"]}, row.c_in[:, None] * x, row.c_noise)
@@ -203,14 +203,15 @@ def test_dit_has_the_papers_parameters(preset, millions):
     assert round(count(jax.eval_shape(net.init, jax.random.key(0), x, t, label)["params"]) / 1e6) == millions
 
 
+@pytest.mark.thorough
 def test_dit_blocks_in_a_scan_equal_a_loop(key):
     h, c = jax.random.normal(key, (3, 4, 16)), jax.random.normal(key, (3, 16))
     block = DiTBlock(16, 2, 4, 0.0, None, parent=None)
     stack = Stack(block, 3)
-    params = perturbed(stack.init(key, h, c)["params"])
-    last, _ = stack.apply({"params": params}, h, c)
+    params = perturbed(jax.jit(stack.init)(key, h, c)["params"])
+    last, _ = jax.jit(stack.apply)({"params": params}, h, c)
     for i in range(3):
-        h = block.apply({"params": jax.tree.map(lambda leaf: leaf[i], params["blocks"])}, h, c)  # noqa: B023
+        h = jax.jit(block.apply)({"params": jax.tree.map(lambda leaf: leaf[i], params["blocks"])}, h, c)  # noqa: B023
     np.testing.assert_allclose(last, h, atol=1e-5)
 
 
@@ -218,9 +219,9 @@ def test_dit_puts_patches_back_where_they_were():
     """Each patch says the bias of the last layer: rows of a patch, then columns, then channels."""
     net = DiT(width=16, depth=1, heads=2, patch=2)
     x, t = jnp.zeros((1, 4, 6, 3)), jnp.zeros(1)
-    params = net.init(jax.random.key(0), x, t)["params"]
+    params = jax.jit(net.init)(jax.random.key(0), x, t)["params"]
     params["out"]["bias"] = jnp.arange(12.0)
-    out = net.apply({"params": params}, x, t)
+    out = jax.jit(net.apply)({"params": params}, x, t)
     np.testing.assert_array_equal(out[0], np.tile(np.arange(12.0).reshape(2, 2, 3), (2, 3, 1)))
 
 
@@ -229,7 +230,7 @@ def test_dit_reads_patches_in_the_order_it_writes_them():
     """With attention shut off, a pixel of the answer depends on its own patch alone."""
     net = DiT(width=16, depth=1, heads=2, patch=2)
     x, t = jax.random.normal(jax.random.key(1), (1, 4, 6, 1)), jnp.zeros(1)
-    params = perturbed(net.init(jax.random.key(0), x, t)["params"])
+    params = perturbed(jax.jit(net.init)(jax.random.key(0), x, t)["params"])
     own = np.zeros((4, 6), bool)
     own[2:4, 4:6] = True
     moved = lambda p: np.abs(jax.grad(lambda x: net.apply({"params": p}, x, t)[0, 3, 4, 0])(x))[0, :, :, 0]  # noqa: E731

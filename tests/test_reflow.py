@@ -175,9 +175,7 @@ def test_more_pairs_extend_those_that_are_there(teacher):
             pairs_of(reflow(teacher, **other))  # kept apart
 
 
-@pytest.mark.parametrize(
-    "damage", tiers(["truncated", "a byte", "other shape", "empty"], first=("truncated", "a byte"))
-)
+@pytest.mark.parametrize("damage", tiers(["truncated", "a byte", "other shape", "empty"], first=("a byte",)))
 def test_a_damaged_shard_is_drawn_again(teacher, capfd, damage):
     data = reflow(teacher)
     data.prepare()
@@ -233,6 +231,7 @@ def test_labels_and_the_test_split_are_the_original_datas(tmp_path):
     assert (tmp_path / "first" / "summary.json").exists()
 
 
+@pytest.mark.thorough
 def test_training_on_pairs_runs_and_resumes(teacher, tmp_path):
     experiment = replace(PAIRED, data=reflow(teacher))
     unbroken = train(experiment, tmp_path / "student")

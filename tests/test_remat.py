@@ -143,12 +143,14 @@ def test_every_policy_has_the_gradient_of_none_in_double_precision(name):
         held_to_none(name, jnp.float64, 1e-10, policies_of(name))
 
 
-@pytest.mark.parametrize("name", tiers(["rnn", "transformer", "lstm"], first=("rnn",)))
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", ["rnn", "transformer", "lstm"])
 def test_every_policy_has_the_gradient_of_none_in_single_precision(name):
     held_to_none(name, jnp.float32, 1e-5, POLICIES)
 
 
-@pytest.mark.parametrize("name", tiers(list(FLOWS), first=("stacked",)))
+@pytest.mark.thorough
+@pytest.mark.parametrize("name", list(FLOWS))
 def test_every_policy_has_the_gradient_of_none_in_flows(name):
     reversible = ("reversible", "reversible(1)") if name in ("glow", "stacked") else ()
     with jax.enable_x64(True):

@@ -25,7 +25,7 @@ from reproductions import (
 from reproductions.record import read
 from reproductions.reproduction import Cut, Source, in_table, load, names
 from reproductions.runs import run_of
-from tests.scripts import finish, here
+from tests.scripts import here
 from training.cli import experiment_names
 from training.inputs import example_batch
 from training.trained import Trained
@@ -33,7 +33,7 @@ from training.trained import Trained
 
 def untrained(experiment):
     model = experiment.resolved_model()
-    variables = model.init(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(experiment)))
+    variables = jax.jit(model.init)(jax.random.key(0), jax.tree.map(jax.numpy.asarray, example_batch(experiment)))
     return Trained(experiment, model, variables, 0)
 
 
@@ -84,7 +84,7 @@ def test_the_heat_equation_holds_and_the_solver_follows_it():
 
 
 def test_a_figure_and_a_table_are_written(tmp_path):
-    code, out, _ = finish("reproduce.py", "sde_forward_backward", "--out", str(tmp_path))
+    code, out, _ = here("reproduce.py", "sde_forward_backward", "--out", str(tmp_path))
     assert code == 0
     assert "wrote" in out
     assert (tmp_path / "sde_forward_backward.png").stat().st_size > 50_000

@@ -74,6 +74,7 @@ def test_a_run_is_not_resumed_on_more_data_or_less(tmp_path, monkeypatch):
     assert train(experiment, folder)["steps"] == 6
 
 
+@pytest.mark.thorough
 def test_what_a_run_with_restart_says_when_it_stops_does_not_start_over(tmp_path, monkeypatch):
     assert "; the same command resumes" in str(stopped_at_three(ONE, tmp_path, monkeypatch))
     stop = stopped_at_three(replace(ONE, seed=1), tmp_path, monkeypatch, restart=True)

@@ -17,7 +17,7 @@ from losses.denoising import Denoising
 from losses.fused_head import HeadSGD
 from losses.identification import Identification
 from losses.margin_softmax import CosFace
-from tests.conftest import AS_USERS_COMPILE, tiers
+from tests.conftest import AS_USERS_COMPILE
 from training.cli import parse
 from training.errors import Stopped, UserError
 from training.experiment import Checkpoints
@@ -107,7 +107,8 @@ def test_a_step_not_taken_leaves_the_models_state_and_its_own_head_where_they_ar
     assert not differ(states[1].model, states[2].model)
 
 
-@pytest.mark.parametrize("accumulate", tiers([1, 4], first=(1,)))
+@pytest.mark.thorough
+@pytest.mark.parametrize("accumulate", [1, 4])
 def test_a_power_of_two_changes_no_bit_in_float32_with_clipping(accumulate):
     experiment = replace(ONE, accumulate=accumulate)
     plain, _ = steps(experiment, 4)
@@ -117,6 +118,7 @@ def test_a_power_of_two_changes_no_bit_in_float32_with_clipping(accumulate):
     assert not differ(scaled[-1].replace(scaling=None), plain[-1])
 
 
+@pytest.mark.thorough
 def test_a_head_that_its_loss_updates_has_no_part_in_the_scale():
     """Its gradient is the loss's own. Of the rest, other products are fused, and the last bit is another."""
     (_, *plain), _ = steps(FACES, 3)
@@ -134,6 +136,7 @@ def test_the_scale_grows_after_so_many_good_steps_in_a_row_within_its_bounds():
     assert scales == [4, 4, 2, 2, 2, 4, 4, 4, 8, 8, 8, 8, 4, 2, 2, 2]
 
 
+@pytest.mark.thorough
 def test_resumed_equals_unbroken_with_its_scale(tmp_path):
     experiment = replace(HALF, loss=Overflowing(), checkpoints=Checkpoints(every=10))
     experiment = replace(experiment, log_every=1, loss_scaling=Dynamic(every=3))
@@ -167,6 +170,7 @@ def test_without_scaling_the_state_has_no_leaf_of_it():
     assert state_digest(scaled) != state_digest(state)
 
 
+@pytest.mark.thorough
 def test_float16_computes_in_float16_and_asks_for_a_scale(tmp_path):
     with pytest.raises(UserError, match=r"precision=float16 .*--loss-scaling dynamic"):
         train(replace(HALF, loss_scaling=None), tmp_path / "run")

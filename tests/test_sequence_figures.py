@@ -27,7 +27,7 @@ NAMES = ("char_rnn", "char_lstm", "char_gru", "char_transformer", "adding_rnn", 
 MORE = ("transformer_translate", "pixel_lstm", "pixel_transformer")
 
 
-@pytest.mark.parametrize("name", tiers([*NAMES, *MORE], first=("char_gru", "adding_rnn")))
+@pytest.mark.parametrize("name", tiers([*NAMES, *MORE], first=("adding_rnn",)))
 def test_it_trains_is_measured_and_drawn(name, tmp_path):
     experiment = load_experiment(name, tiny=True)
     mesh = replace(experiment.mesh, data=1)
@@ -54,6 +54,7 @@ def test_a_preset_is_another_form(name, preset):
     assert count == {"nanogpt_cpu": 804_096, "base": 44_172_288}[preset]
 
 
+@pytest.mark.thorough
 def test_one_device_equals_eight():
     """A carried state is split over devices as the batch is."""
     experiment = load_experiment("char_lstm", tiny=True)

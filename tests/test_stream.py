@@ -132,6 +132,7 @@ def running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked for in /proc")
+@pytest.mark.thorough
 def test_workers_leave_ctrl_c_to_their_parent_and_end_with_it(tmp_path):
     (tmp_path / "parent.py").write_text(PARENT)
     environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}

@@ -75,6 +75,7 @@ def test_a_step_that_is_not_finite_is_left_out_and_counted(tmp_path, capfd):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, state.average)
 
 
+@pytest.mark.thorough
 def test_a_run_that_stopped_at_a_step_goes_on_without_it_where_it_is_told_to(tmp_path):
     """--on-nan may change between a run and its resumption, as may all that decides nothing of what is computed."""
     experiment = replace(ONE, loss=Exploding())
@@ -88,6 +89,7 @@ def test_a_run_that_stopped_at_a_step_goes_on_without_it_where_it_is_told_to(tmp
         train(replace(changed, seed=1), tmp_path)
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_has_counted_all_that_was_skipped(tmp_path):
     experiment = replace(ONE, loss=Exploding(at=2, until=4), on_nan="skip")
     train(experiment, tmp_path)
@@ -103,6 +105,7 @@ def test_a_run_of_nothing_but_such_steps_stops(tmp_path):
 
 
 @pytest.mark.parametrize("accumulate", tiers([1, 2], first=(1,)))
+@pytest.mark.thorough
 def test_replay_names_the_example_that_a_step_breaks_on_and_leaves_the_run_alone(tmp_path, accumulate):
     experiment = replace(ONE, loss=Exploding(), accumulate=accumulate)
     with pytest.raises(Stopped):
@@ -123,6 +126,7 @@ def test_replay_names_the_example_that_a_step_breaks_on_and_leaves_the_run_alone
     assert "not finite:" not in good
 
 
+@pytest.mark.thorough
 def test_replay_gives_the_very_numbers_of_the_run(tmp_path):
     train(replace(ONE, log_every=1), tmp_path)
     [row] = [row for row in rows_of(tmp_path) if row["step"] == 8]
@@ -295,6 +299,7 @@ def test_saving_has_its_time_and_is_in_no_median():
     assert "median step takes 0.5 s" in (dog.overdue() or "")
 
 
+@pytest.mark.thorough
 def test_a_hanging_step_is_reported_from_the_loop(tmp_path, monkeypatch, capfd):
     """The thread itself, with a data set that hangs once for three seconds."""
     monkeypatch.setattr(loop, "Watchdog", partial(Watchdog, least=1.0))

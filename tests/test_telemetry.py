@@ -181,6 +181,7 @@ def test_a_trace_that_the_run_ends_in_is_ended(tmp_path, monkeypatch):
     assert calls == ["start profile", "1", "stop"]
 
 
+@pytest.mark.thorough
 def test_a_resumed_run_traces_what_is_left_and_says_where_nothing_is(tmp_path, monkeypatch, capfd):
     half = replace(ONE, checkpoints=Checkpoints(every=3, latest=9))
     train(half, tmp_path)

@@ -60,12 +60,13 @@ PLANNED = replace(digits, model=Denoiser(net=MLP(width=32, depth=6), path=digits
 
 @pytest.mark.parametrize(
     "experiment",
-    tiers({"digits": digits, "toy": toy, "planned reversal": PLANNED}, first=("planned reversal",)),
+    tiers({"digits": digits, "toy": toy, "planned reversal": PLANNED}, first=("toy",)),
 )
 def test_one_device_equals_eight(experiment):
     """Losses to 1e-5, parameters to 1e-4 relative: only the order of sums differs."""
     plain = Optimizer(method="sgd", learning_rate=0.1, clip=0.0)  # Adam, or clipping, would hide a factor
-    one, eight = (steps(replace(experiment, mesh=Mesh(data=n), optimizer=plain)) for n in (1, 8))
+    meshes = Mesh(data=1), Mesh(data=4, fsdp=2, fsdp_from=64)
+    one, eight = (steps(replace(experiment, mesh=mesh, optimizer=plain)) for mesh in meshes)
     np.testing.assert_allclose(one[1], eight[1], rtol=1e-5)
     assert_close(one[0].params, eight[0].params)
     assert len(jax.tree.leaves(eight[0].params)[0].sharding.device_set) == 8
@@ -223,6 +224,7 @@ def test_the_digest_sees_one_bit():
     assert state_digest(state) != state_digest(state.replace(params=tree.unflatten(leaves)))
 
 
+@pytest.mark.thorough
 def test_keeps_the_latest_and_every_so_many(tmp_path):
     train(replace(ONE, checkpoints=Checkpoints(every=2, latest=2, keep_every=8)), tmp_path)
     assert Store(tmp_path).steps() == [8, 16, 18, 20]
@@ -269,7 +271,7 @@ def test_other_settings_are_refused_and_named(tmp_path):
     assert "model.net.depth: 2 in the run, 3 asked for" in str(refusal.value)
     assert "seed: 0 in the run, 5 asked for" in str(refusal.value)
     assert (tmp_path / "summary.json").read_text() == before
-    assert train(other, tmp_path, restart=True)["steps"] == 20
+    assert train(replace(other, steps=1), tmp_path, restart=True)["steps"] == 1
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
@@ -399,7 +401,7 @@ def test_cifar10s_tiny_form_takes_a_step_on_zeros(name):
 
     tiny = load_experiment(name, tiny=True)
     batch = {"x": jnp.zeros((8, 32, 32, 3)), "label": jnp.zeros(8, jnp.int32)}
-    variables = tiny.model.init(jax.random.key(0), batch)
+    variables = jax.jit(tiny.model.init)(jax.random.key(0), batch)
     step = jnp.zeros((), jnp.int32)
     value = jax.jit(lambda v: tiny.loss(tiny.model, v, jax.random.key(1), batch, step).value)(variables)
     assert value.shape == (8,)

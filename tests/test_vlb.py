@@ -12,6 +12,7 @@ from metrics.vlb import VLB, log_bin_mass, step_coefficients, vlb_terms
 from paths.grids import Knots, Quadratic, Uniform, UniformLogSNR
 from paths.schedules import VE, VP, Cosine, DDPMLinear
 from samplers.sampler import noise_of_steps
+from tests.conftest import tiers
 from tests.levels import ENTROPY, Lattice, lattice_denoiser
 from tests.test_likelihood import Other
 
@@ -92,7 +93,8 @@ def test_the_larger_variance_costs_what_the_gaussians_are_apart():
 
 
 @pytest.mark.parametrize(
-    ("path", "grid", "variance"), [(Cosine(), Uniform(), "beta_tilde"), (VE(), UniformLogSNR(), "beta")], ids=str
+    ("path", "grid", "variance"),
+    tiers({"cosine": (Cosine(), Uniform(), "beta_tilde"), "ve": (VE(), UniformLogSNR(), "beta")}, first=("cosine",)),
 )
 def test_the_bound_is_above_the_entropy_and_closes_in_on_it(path, grid, variance):
     """Data on five levels with its exact denoiser, averaged over the data and the noise; the gap falls as 1/steps."""
