@@ -346,6 +346,7 @@ def test_sample_guides(runs, tmp_path):
     assert (np.load(tmp_path / "samples.npz")["label"] == 7).all()
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("run", "flags", "message"),
     [

@@ -106,6 +106,7 @@ def test_its_likelihoods_add_up_to_one(model):
     assert float(jnp.exp(jnp.sum(found, axis=1)).max()) > 1.5 / V**2  # and they are not all alike
 
 
+@pytest.mark.thorough
 def test_a_class_and_a_source_are_told():
     for name in ("classes", "translator"):
         variables, batch = case(MODELS[name])

@@ -366,7 +366,7 @@ def sgd(w, momentum, slope, update, step):
     ("name", "centres", "axis"),
     tiers(
         itertools.product(KINDS, (1, 2), (None, "data")),
-        first=(("sphereface2", 1, None), ("arcface", 2, "data")),
+        first=(("sphereface2", 1, None),),
     ),
 )
 def test_the_fused_step_is_the_step_of_the_gradient(name, centres, axis, mesh):

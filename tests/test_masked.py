@@ -21,6 +21,7 @@ from models.rnn import GRU
 from models.transformer import Transformer
 from samplers.masked import MaskedDecoding
 from samplers.sampler import Sampler, sample_keys
+from tests.conftest import tiers
 from tests.flows import perturbed
 from training import config
 from training.cli import load_experiment
@@ -264,7 +265,7 @@ def test_what_is_fixed_stays_and_the_surest_are_fixed(steps, choice):
     assert surest == (choice == 0.0)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 1.5])
+@pytest.mark.parametrize("guidance", tiers([1.0, 1.5], first=(1.5,)))
 def test_samples_are_a_matter_of_their_own_key(guidance):
     model = MODELS["classes"]
     variables, batch = case(model)

@@ -57,6 +57,7 @@ def is_pure(source, numbers, seed=5):
     return whole
 
 
+@pytest.mark.thorough
 @needs("omniglot")
 def test_omniglot_holds_out_whole_alphabets():
     from data.tfds import open_split

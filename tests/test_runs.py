@@ -81,6 +81,7 @@ def test_what_a_run_with_restart_says_when_it_stops_does_not_start_over(tmp_path
     assert "; the same command without --restart resumes" in str(stop)
 
 
+@pytest.mark.thorough
 def test_a_restart_that_is_cut_short_can_be_repeated_and_leaves_no_picture_of_the_dead(tmp_path, monkeypatch):
     train(ONE, tmp_path)
     (tmp_path / "samples.png").write_bytes(b"of the dead")

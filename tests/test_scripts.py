@@ -114,6 +114,7 @@ def test_a_sampler_of_ones_own_with_a_setting_and_a_trajectory(run, tmp_path):
     assert f"error: {file}:broken gave a value that is not finite at step 1 of 5" in err
 
 
+@pytest.mark.thorough
 def test_the_list_of_samplers_and_the_calls_of_an_adaptive_one(run, tmp_path):
     code, out, _ = here("sample.py", "--list-samplers")
     assert code == 0

@@ -150,14 +150,8 @@ def test_plms_is_the_published_loop(path):
         np.testing.assert_allclose(table, x, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("path", "solver"),
-    tiers(
-        itertools.product(PATHS, (Dopri5(), Tsit5())),
-        first=lambda path, solver: (path, solver) == ("rectified", Tsit5()),
-    ),
-    ids=str,
-)
+@pytest.mark.thorough
+@pytest.mark.parametrize(("path", "solver"), itertools.product(PATHS, (Dopri5(), Tsit5())), ids=str)
 def test_adaptive_solvers_reach_the_exact_end_and_count_their_calls(solver, path):
     """To 1e-3 on the mixture; each sample its own calls, and alone it makes exactly those."""
     assert measure.strong_error(solver, PATHS[path], 10) < 1e-3
@@ -231,6 +225,7 @@ def test_a_doubled_batch_counts_twice():
     assert Diffusion(solver=Dopri5(), transforms=(Doubled(),)).network_calls() is None
 
 
+@pytest.mark.thorough
 def test_pc_improves_on_its_predictor_and_keeps_samples_apart():
     """64-D Gaussian in 40 steps on VE: the deviations are nearer with the corrector than without."""
     target = Mixture(np.ones(1), np.zeros((1, 64)), np.full((1, 64), 0.5))

@@ -72,6 +72,7 @@ def test_a_worker_that_is_killed_is_told_of_and_replaced(capsys, monkeypatch):
     assert not workers()
 
 
+@pytest.mark.thorough
 def test_a_batch_that_kills_its_worker_twice_is_given_up(capsys):
     stream = Stream(Batches(Deadly(number=9), 4, seed=1), workers=1)
     assert [next(stream)["x"].shape for _ in range(2)] == [(4,), (4,)]
