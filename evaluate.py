@@ -25,8 +25,11 @@ finished run of an Embedder. Numbers in different features stand beside one anot
 --coordinator HOST:PORT --processes N --process I is for several hosts, as in train.py.
 
 --table bits_per_dim --data digits (or mnist) is of no one run: it trains and measures every family on the same images,
-and goes on where it was stopped. --rows nice,glow trains these alone; --out FOLDER is for its CSV and picture.
+and goes on where it was stopped. --rows nice glow trains these alone; --out FOLDER is for its CSV and picture.
 """
+
+
+ELSEWHERE = {"fid": "frechet_distance", "fd": "frechet_distance", "nll": "likelihood", "bpd": "likelihood"}
 
 
 def metric_by_name(name: str, own: "tuple[Metric, ...]") -> "Metric":
@@ -41,7 +44,8 @@ def metric_by_name(name: str, own: "tuple[Metric, ...]") -> "Metric":
     members = config.options(Metric)
     cls = {config.plain(key): cls for key, cls in members.items()}.get(config.plain(name))
     if cls is None:
-        raise UserError(f"there is no metric {name!r}{config.nearest(name, members)}")
+        said = f"; that is {ELSEWHERE[name]} here" if name in ELSEWHERE else config.nearest(name, members)
+        raise UserError(f"there is no metric {name!r}{said}")
     for metric in own:
         if type(metric) is cls:
             return metric
@@ -72,16 +76,19 @@ def of_all_families(name: str, arguments: list[str]) -> None:
         raise UserError(f"there is no table {name!r}; there is bits_per_dim")
     data, only = take(arguments, "--data", has_value=True), take(arguments, "--rows", has_value=True)
     out = Path(take(arguments, "--out", has_value=True) or "figures")
+    names = only.split(",") if only else []
+    while only and arguments and not arguments[0].startswith("-"):
+        names.append(arguments.pop(0))
     if arguments:
         raise UserError(f"--table {name} takes --data, --rows and --out, not {' '.join(arguments)}")
     if data not in DATA:
         raise UserError(f"--table {name} needs --data {' or '.join(DATA)}" + (f", not {data}" if data else ""))
     start()
-    wanted, there = tuple(only.split(",")) if only else (), [row.name for row in densities(data)]
-    for row in wanted:
+    there = [row.name for row in densities(data)]
+    for row in names:
         if row not in there:
             raise UserError(f"--rows: there is no row {row!r}{nearest(row, there)}")
-    rows = list(bits_per_dim.told(bits_per_dim.table(data, only=wanted)))
+    rows = list(bits_per_dim.told(bits_per_dim.table(data, only=tuple(names))))
     write_figure(bits_per_dim, rows, out, f"bits_per_dim_{data}")
     print("\n".join(bits_per_dim.summary(rows)))
     print(f"wrote {out / f'bits_per_dim_{data}'}.png and .csv")
@@ -114,6 +121,8 @@ def main() -> None:
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python evaluate.py RUN {' '.join(arguments)}")
+    if arguments[1:] in (["-h"], ["--help"]):
+        raise UserError(f"name a metric: python evaluate.py {arguments[0]} METRIC --help; --list names them")
     from training.distributed import writes
     from training.draw import Drawer
     from training.features import features_of

@@ -82,7 +82,10 @@ def sampler_of_ones_own(arguments: list[str]) -> str | None:
     from training.cli import take
 
     at = next((i for i, word in enumerate(arguments) if word.partition("=")[0] == "--sampler"), None)
-    if at is None or not own.is_own(" ".join(arguments[at : at + 2])):
+    if at is None:
+        return None
+    name = arguments[at].partition("=")[2] or " ".join(arguments[at + 1 : at + 2])
+    if not own.is_own(name):
         return None
     return take(arguments, "--sampler", has_value=True)
 
@@ -218,8 +221,9 @@ def main() -> None:
     wrong = int((~np.isfinite(x.reshape(len(x), -1)).all(axis=1)).sum())
     if wrong:
         print(f"warning: {wrong} of {chosen.n} samples are not finite", file=sys.stderr)
+    where = f"step {step}" + f" of {experiment.steps}" * (step < experiment.steps)
     print(
-        f"{chosen.n} samples from step {step}: {calls} {sampler.UNIT}, {seconds:.2f} s, "
+        f"{chosen.n} samples from {where}: {calls} {sampler.UNIT}, {seconds:.2f} s, "
         f"{seconds / chosen.n:.4f} s a sample (and {draw.compile_seconds:.1f} s to compile)"
     )
     print(f"wrote {' and '.join(str(out / name) for name in written)}")

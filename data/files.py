@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from PIL import UnidentifiedImageError
 
 from data.arrays import ArraySource
 from data.dataset import Arrays, Dataset, MalformedDataError, Source
@@ -42,7 +43,8 @@ def read_image(file: str | Path, size: int, channels: int) -> UInt8[np.ndarray, 
     try:
         pixels = decode(Path(file).read_bytes(), channels, size)
     except Exception as error:  # Pillow raises many kinds
-        raise MalformedDataError(f"{file} is no image that can be read: {error}") from error
+        why = "its format is unknown" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise MalformedDataError(f"{file} is no image that can be read: {why}") from error
     return pixels if pixels.dtype == np.uint8 else to_uint8(to_model_space(pixels))  # 16-bit files among 8-bit ones
 
 

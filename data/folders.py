@@ -31,7 +31,7 @@ class Split:
 def _classes(path: str) -> Classes:
     folder = Path(path)
     if not folder.is_dir():
-        raise MissingDataError(f"there is no folder {path!r}")
+        raise MissingDataError(f"there is no folder {path!r}" + ", which is a file" * folder.is_file())
     inner = sorted(f.name for f in folder.iterdir() if f.is_dir() and not f.name.startswith("."))
     if not inner:
         raise MalformedDataError(f"{path} holds no folders; each class is a folder of images in it")

@@ -16,7 +16,7 @@ from data.files import SUFFIXES, ImageFiles, images_in, scattered
 def _files(path: str) -> tuple[str, ...]:
     folder = Path(path)
     if not folder.is_dir():
-        raise MissingDataError(f"there is no folder {path!r}")
+        raise MissingDataError(f"there is no folder {path!r}" + ", which is a file" * folder.is_file())
     hidden = lambda place: any(part.startswith(".") for part in place.relative_to(folder).parts)  # noqa: E731
     inner = sorted(place for place in folder.rglob("*") if place.is_dir() and not hidden(place))
     found = [file.relative_to(folder).as_posix() for place in (folder, *inner) for file in images_in(place)]

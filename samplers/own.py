@@ -43,8 +43,8 @@ class SamplerError(ValueError):
 
 
 def is_own(name: str) -> bool:
-    """Whether a sampler's name is `file.py:name`."""
-    return ".py:" in name
+    """Whether a sampler's name is `file.py:name`, or a file whose name is still to be said."""
+    return ".py:" in name or name.endswith(".py")
 
 
 def load(name: str) -> type[Solver]:
@@ -53,7 +53,8 @@ def load(name: str) -> type[Solver]:
     Raises:
       SamplerError: no such file or name, an error in the file, or no sampler.
     """
-    file, _, attribute = name.rpartition(":")
+    file, _, attribute = name.partition(".py:") if ".py:" in name else (name.removesuffix(".py"), "", "")
+    file += ".py"
     if not Path(file).is_file():
         raise SamplerError(f"{name}: there is no file {file}")
     spec = importlib.util.spec_from_file_location(f"own_{Path(file).stem}", file)
@@ -67,7 +68,12 @@ def load(name: str) -> type[Solver]:
         raise SamplerError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         public = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == spec.name)
-        raise SamplerError(f"{file} defines no {attribute!r}; it defines {', '.join(public) or 'nothing'}")
+        wrong = (
+            f"defines no {attribute!r}; it defines"
+            if attribute
+            else "needs the name of a sampler, FILE.py:NAME; it has"
+        )
+        raise SamplerError(f"{file} {wrong} {', '.join(public) or 'nothing'}")
     found = getattr(module, attribute)
     if inspect.isclass(found) and issubclass(found, Solver):
         return found

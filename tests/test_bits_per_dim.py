@@ -157,6 +157,7 @@ def test_rows_are_trained_once_measured_once_and_drawn(two, tmp_path, monkeypatc
     ("arguments", "said"),
     [
         (["--data", "digits", "--rows", "glwo"], "glow"),
+        (["--rows", "nice", "glwo", "--data", "digits"], "glow"),
         (["--data", "cifar10"], "digits or mnist"),
         ([], "digits or mnist"),
         (["--data", "digits", "--step", "3"], "--step 3"),

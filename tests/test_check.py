@@ -183,6 +183,13 @@ def test_no_file():
     assert not own.is_own("ddim")
 
 
+def test_a_file_alone_is_told_what_it_holds(tmp_path):
+    (tmp_path / "mine.py").write_text("def f(path, knots):\n    return 3\n")
+    assert own.is_own(str(tmp_path / "mine.py"))
+    with pytest.raises(SamplerError, match=r"mine\.py needs the name of a sampler, FILE\.py:NAME; it has f"):
+        load(str(tmp_path / "mine.py"))
+
+
 def test_a_step_function_counts_its_calls_and_its_noise(tmp_path):
     file = tmp_path / "three.py"
     file.write_text(

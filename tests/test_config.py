@@ -122,12 +122,17 @@ def test_impossible_values_are_told_why(capsys):
     assert "ema=1.5 is not in [0, 1)" in capsys.readouterr().err
 
 
-def test_wrong_experiments_name_the_near_ones(tmp_path):
+def test_wrong_experiments_name_the_near_ones(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no experiment 'digit_ddpm'; did you mean digits_ddpm"):
         load_module("digit_ddpm")
     with pytest.raises(UserError, match="there is no file"):
         load_module(str(tmp_path / "none.py"))
     (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match=r"there is no file .*/emty\.py; did you mean .*/empty\.py\?"):
+        load_module(str(tmp_path / "emty.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"there is no experiment 'empty'; did you mean empty\.py\?"):
+        load_module("empty")
     with pytest.raises(UserError, match="defines no `experiment = Experiment"):
         load_module(str(tmp_path / "empty.py"))
 

@@ -70,6 +70,8 @@ MISTAKES = {
         ("likelihod",),
         "there is no metric 'likelihod'; did you mean likelihood or flow_likelihood or token_likelihood?",
     ),
+    "another name": (("fid",), "there is no metric 'fid'; that is frechet_distance here"),
+    "help": (("--help",), "METRIC --help; --list names them"),
     "member": (("likelihood", "--trace", "hutchinsn"), "did you mean hutchinson?"),
     "integrator": (("likelihood", "--integrator", "rk4"), "no Integrator of that name; there are adaptive, fixed_step"),
     "flag": (("likelihood", "--exampels", "3"), "--examples"),

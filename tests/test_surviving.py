@@ -135,12 +135,17 @@ def test_replay_gives_the_very_numbers_of_the_run(tmp_path):
     assert f"gradient_norm {row['gradient_norm']:.6g}" in said
 
 
-def test_replays_mistakes(tmp_path):
+def test_replays_mistakes(tmp_path, monkeypatch):
     train(ONE, tmp_path)
     with pytest.raises(UserError, match="--replay 21: the run has the steps 1 to 20"):
         list(replay(ONE, tmp_path, 21))
     with pytest.raises(UserError, match="holds no run"):
         list(replay(ONE, tmp_path / "nowhere", 3))
+    (tmp_path / "runs" / "named").mkdir(parents=True)
+    (tmp_path / "runs" / "named" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"named holds no run .*; did you mean runs/named"):
+        Run(Path("named")).experiment()
     with pytest.raises(UserError, match="seed: 0 in the run, 4 asked for"):
         list(replay(replace(ONE, seed=4), tmp_path, 3))
     code, _, err = here("train.py", "digits_ddpm", "--tiny", "--replay", "x")

@@ -6,6 +6,7 @@ member of its family (`--model.path cosine`, `--loss.weighting min_snr`), and it
 
 import ast
 import dataclasses
+import difflib
 import functools
 import importlib
 import importlib.util
@@ -46,7 +47,8 @@ def load_module(name: str) -> types.ModuleType:
     if name.endswith(".py"):
         path = Path(name)
         if not path.is_file():
-            raise UserError(f"there is no file {name}")
+            near = difflib.get_close_matches(name, map(str, path.parent.glob("*.py")), n=1)
+            raise UserError(f"there is no file {name}" + "".join(f"; did you mean {other}?" for other in near))
         if path.stem in sys.modules or any(key.startswith(path.stem + ".") for key in config.registry()):
             raise UserError(f"{name} has the name of a module that is in use here; rename it")
         spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -59,7 +61,10 @@ def load_module(name: str) -> types.ModuleType:
     elif name in experiment_names():
         module = importlib.import_module(f"experiments.{name}")
     else:
-        raise UserError(f"there is no experiment {name!r}{config.nearest(name, experiment_names())}")
+        said = (
+            f"; did you mean {name}.py?" if Path(f"{name}.py").is_file() else config.nearest(name, experiment_names())
+        )
+        raise UserError(f"there is no experiment {name!r}{said}")
     if not isinstance(getattr(module, "experiment", None), Experiment):
         raise UserError(f"{name} defines no `experiment = Experiment(...)`")
     return module
@@ -79,7 +84,7 @@ def load_experiment(name: str, tiny: bool = False, preset: str | None = None) ->
             raise UserError(f"{name} has no preset {preset!r}{known}")
         return presets[preset]
     if tiny and not isinstance(getattr(module, "tiny", None), Experiment):
-        raise UserError(f"{name} defines no `tiny = replace(experiment, ...)`")
+        raise UserError(f"{name} defines no `tiny = replace(experiment, ...)`; --steps 20 cuts it short")
     return module.tiny if tiny else module.experiment
 
 

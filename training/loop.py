@@ -74,7 +74,9 @@ def _begun(plan: Plan, run: Run, store: Store) -> tuple[TrainState, dict[str, An
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
     if first < experiment.steps and writes():
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        size = f"an epoch of {len(plan.batches.source):,} examples, {parameters:,} parameters"
+        n, size = len(plan.batches.source), experiment.batch_size
+        few = f" (fewer than a batch of {size}, which repeats them)" if n < size else ""
+        size = f"an epoch of {n:,} examples{few}, {parameters:,} parameters"
         print(f"{folder}: {size}; the first step is being compiled", flush=True)
     if plan.mesh.size > 1:
         shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())

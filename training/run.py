@@ -128,7 +128,9 @@ class Run:
         """
         path = self.folder / "config.json"
         if not path.is_file():
-            raise UserError(f"{self.folder} holds no run (there is no {path})")
+            usual = "runs" / self.folder
+            meant = f"; did you mean {usual}?" if (usual / "config.json").is_file() else ""
+            raise UserError(f"{self.folder} holds no run (there is no {path}){meant}")
         check_links(self.folder, CONTENTS)
         experiment = config.load(path)
         if not isinstance(experiment, Experiment):
