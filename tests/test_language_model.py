@@ -77,7 +77,7 @@ def near(a, b, tolerance=1e-5):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
 
 
-@each
+@pytest.mark.parametrize("model", tiers(MODELS, first=("translator",)))
 def test_a_prompt_and_steps_are_the_whole(model):
     variables, batch = case(model)
     x, condition = batch["x"], told(batch)
@@ -195,7 +195,7 @@ def test_samples_are_a_matter_of_their_own_key(model):
     np.testing.assert_array_equal(some, x[order])
 
 
-@pytest.mark.parametrize("model", tiers(MODELS, first=("classes", "translator")))
+@each
 def test_greedy_is_the_likeliest_token_of_the_whole(model):
     variables, batch = case(model)
     condition = told(batch) | {"prompt": batch["x"][:, :1]}

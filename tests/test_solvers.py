@@ -237,7 +237,6 @@ def test_pc_improves_on_its_predictor_and_keeps_samples_apart():
     assert measure.split_difference(PC(), VP()) < 1e-9
 
 
-@pytest.mark.thorough
 def test_langevin_is_the_papers_step_follows_the_noise_levels_and_keeps_samples_apart():
     """Algorithm 5's x + ε·s + √(2ε)·z by hand; alone it then brings a Gaussian from σ = 50 to data."""
     knots = Uniform().knots(VP(), 10).noisy
