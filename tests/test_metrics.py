@@ -78,7 +78,6 @@ def test_nearest_distances():
     np.testing.assert_allclose(nearest_distances(reference[:5], reference), 0.0, atol=1e-6)
 
 
-@pytest.mark.thorough
 def test_class_accuracy_counts_the_samples_that_are_read_as_their_class():
     data = Digits()
     real = data.arrays("train", 1000)

@@ -150,8 +150,9 @@ def test_plms_is_the_published_loop(path):
         np.testing.assert_allclose(table, x, rtol=1e-9)
 
 
-@pytest.mark.thorough
-@pytest.mark.parametrize(("path", "solver"), itertools.product(PATHS, (Dopri5(), Tsit5())), ids=str)
+@pytest.mark.parametrize(
+    ("path", "solver"), tiers(itertools.product(PATHS, (Dopri5(), Tsit5())), first=(("rectified", Tsit5()),)), ids=str
+)
 def test_adaptive_solvers_reach_the_exact_end_and_count_their_calls(solver, path):
     """To 1e-3 on the mixture; each sample its own calls, and alone it makes exactly those."""
     assert measure.strong_error(solver, PATHS[path], 10) < 1e-3

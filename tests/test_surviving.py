@@ -89,7 +89,6 @@ def test_a_run_that_stopped_at_a_step_goes_on_without_it_where_it_is_told_to(tmp
         train(replace(changed, seed=1), tmp_path)
 
 
-@pytest.mark.thorough
 def test_a_resumed_run_has_counted_all_that_was_skipped(tmp_path):
     experiment = replace(ONE, loss=Exploding(at=2, until=4), on_nan="skip")
     train(experiment, tmp_path)
