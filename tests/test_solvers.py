@@ -1,6 +1,7 @@
 """All solvers on all paths through all faces: finite, convergent to one distribution, or refused with the reason."""
 
 import itertools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -168,10 +169,13 @@ def test_adaptive_solvers_reach_the_exact_end_and_count_their_calls(solver, path
         alone = jax.jit(lambda keys: solve(solver, counting, PATHS[path], knots, keys, (1,)))(KEYS[:1])
         jax.block_until_ready(alone.x)
         jax.effects_barrier()
+        tight = replace(solver, rtol=1e-10, atol=1e-10)
+        exacter = jax.jit(lambda keys: solve(tight, D, PATHS[path], knots, keys, (1,)))(KEYS[:1])
     assert int(alone.nfe[0]) == len(made)
     assert int(together.nfe[0]) == len(made)
     assert len(set(together.nfe.tolist())) > 1
     np.testing.assert_allclose(together.x[0], alone.x[0], atol=1e-5)
+    assert int(exacter.nfe[0]) > 1.5 * int(alone.nfe[0])  # a tolerance is asked for with calls
 
 
 def test_an_adaptive_solver_keeps_each_samples_condition():
