@@ -115,14 +115,12 @@ def main() -> None:
         width = max(map(len, names))
         print("\n".join(f"{name:{width}}  {line}" for name, line in names.items()))
         return
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments or arguments[0] in ("-h", "--help") or arguments[1:] in (["-h"], ["--help"]):
         print(f"usage: python evaluate.py RUN [METRIC] [settings]\n\n{USAGE}")
         print("python evaluate.py RUN METRIC --help lists the metric's settings.")
         return
     if arguments[0].startswith("-"):
         raise UserError(f"name the run's folder first: python evaluate.py RUN {' '.join(arguments)}")
-    if arguments[1:] in (["-h"], ["--help"]):
-        raise UserError(f"name a metric: python evaluate.py {arguments[0]} METRIC --help; --list names them")
     from training.distributed import writes
     from training.draw import Drawer
     from training.features import features_of

@@ -81,13 +81,8 @@ def sampler_of_ones_own(arguments: list[str]) -> str | None:
     from samplers import own
     from training.cli import take
 
-    at = next((i for i, word in enumerate(arguments) if word.partition("=")[0] == "--sampler"), None)
-    if at is None:
-        return None
-    name = arguments[at].partition("=")[2] or " ".join(arguments[at + 1 : at + 2])
-    if not own.is_own(name):
-        return None
-    return take(arguments, "--sampler", has_value=True)
+    name = take(list(arguments), "--sampler", has_value=True)
+    return take(arguments, "--sampler", has_value=True) if name and own.is_own(name) else None
 
 
 def exchanged(sampler: Any, arguments: list[str]) -> Any:

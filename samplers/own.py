@@ -53,8 +53,8 @@ def load(name: str) -> type[Solver]:
     Raises:
       SamplerError: no such file or name, an error in the file, or no sampler.
     """
-    file, _, attribute = name.partition(".py:") if ".py:" in name else (name.removesuffix(".py"), "", "")
-    file += ".py"
+    file, _, attribute = name.partition(".py:")
+    file = file.removesuffix(".py") + ".py"
     if not Path(file).is_file():
         raise SamplerError(f"{name}: there is no file {file}")
     spec = importlib.util.spec_from_file_location(f"own_{Path(file).stem}", file)
@@ -68,12 +68,8 @@ def load(name: str) -> type[Solver]:
         raise SamplerError(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, attribute):
         public = sorted(key for key, value in vars(module).items() if getattr(value, "__module__", "") == spec.name)
-        wrong = (
-            f"defines no {attribute!r}; it defines"
-            if attribute
-            else "needs the name of a sampler, FILE.py:NAME; it has"
-        )
-        raise SamplerError(f"{file} {wrong} {', '.join(public) or 'nothing'}")
+        wrong = f"defines no {attribute!r}" if attribute else "needs the name of a sampler, FILE.py:NAME"
+        raise SamplerError(f"{file} {wrong}; it defines {', '.join(public) or 'nothing'}")
     found = getattr(module, attribute)
     if inspect.isclass(found) and issubclass(found, Solver):
         return found

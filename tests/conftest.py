@@ -16,14 +16,16 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # emitters, which users do not get, compile a fusion several times faster than those they do, and a program in one piece
 # takes a tenth less than in several; a later jaxlib may have no such flags, and none starts with one it does not know.
 JAXLIB_0_10 = version("jaxlib").startswith("0.10.")
+QUICKLY = "--xla_backend_optimization_level=0"
+if JAXLIB_0_10:
+    QUICKLY += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 # For `Lowered.compile`, where two programs are to round alike: the older emitters round by what is fused with what.
 AS_USERS_COMPILE: dict[str, bool | str] | None = {"xla_cpu_use_fusion_emitters": True} if JAXLIB_0_10 else None
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1" if JAXLIB_0_10 else "",
+        QUICKLY,
     ]
 )
 

@@ -186,7 +186,7 @@ def test_no_file():
 def test_a_file_alone_is_told_what_it_holds(tmp_path):
     (tmp_path / "mine.py").write_text("def f(path, knots):\n    return 3\n")
     assert own.is_own(str(tmp_path / "mine.py"))
-    with pytest.raises(SamplerError, match=r"mine\.py needs the name of a sampler, FILE\.py:NAME; it has f"):
+    with pytest.raises(SamplerError, match=r"mine\.py needs the name of a sampler, FILE\.py:NAME; it defines f"):
         load(str(tmp_path / "mine.py"))
 
 

@@ -71,7 +71,6 @@ MISTAKES = {
         "there is no metric 'likelihod'; did you mean likelihood or flow_likelihood or token_likelihood?",
     ),
     "another name": (("fid",), "there is no metric 'fid'; that is frechet_distance here"),
-    "help": (("--help",), "METRIC --help; --list names them"),
     "member": (("likelihood", "--trace", "hutchinsn"), "did you mean hutchinson?"),
     "integrator": (("likelihood", "--integrator", "rk4"), "no Integrator of that name; there are adaptive, fixed_step"),
     "flag": (("likelihood", "--exampels", "3"), "--examples"),
@@ -107,7 +106,8 @@ def test_list_and_help_read_well(run):
     assert code == 0
     assert "likelihood" in out
     assert "Bits/dim of held-out data by the probability-flow ODE" in out
-    assert evaluate()[1].startswith("usage: python evaluate.py RUN [METRIC]")
+    for asked in ((), ("--help",), (str(run), "--help")):
+        assert evaluate(*asked)[1].startswith("usage: python evaluate.py RUN [METRIC]")
     code, out = evaluate(str(run), "likelihood", "--help")
     assert code == 0
     for words in ("--examples", "--trace.probes", "--integrator.rtol", "[adaptive], fixed_step", "exact, [hutchinson]"):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from tests.chaos import WAITED_IN_VAIN, ended, free_port
-from tests.conftest import JAXLIB_0_10, tfds_has
+from tests.conftest import QUICKLY, tfds_has
 from tests.families import FAMILIES, STEPS, family, run
 from tests.scripts import ENVIRONMENT, ROOT, start
 from training.checkpoint import Store
@@ -55,11 +55,9 @@ def together(begin: Callable[[int], list[subprocess.Popen[str]]]) -> list[tuple[
 def test_two_processes_of_two_devices_are_one_process(tmp_path):
     """Losses of 20 steps of every family to 1e-5; the checkpoint that both have written restores on other meshes."""
     names = [name for name in FAMILIES if "omniglot" not in name or tfds_has("omniglot")]
-    quick = f"{TWO_DEVICES} --xla_backend_optimization_level=0"
-    quick += " --xla_cpu_use_fusion_emitters=false" if JAXLIB_0_10 else ""
     command = [sys.executable, "-m", "tests.hosts", str(tmp_path), *names]
     common: dict[str, Any] = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = {**ENVIRONMENT, "XLA_FLAGS": quick}
+    environment = {**ENVIRONMENT, "XLA_FLAGS": f"{TWO_DEVICES} {QUICKLY}"}
     found = together(
         lambda port: [subprocess.Popen(command, env={**environment, **slurm(i, port)}, **common) for i in range(2)]
     )

@@ -67,6 +67,9 @@ def test_too_many_to_hold_are_read_as_they_are_asked_for(folder, monkeypatch):
 def test_what_is_no_folder_of_pictures_is_told(tmp_path):
     with pytest.raises(MissingDataError, match="there is no folder"):
         Pictures(path=str(tmp_path / "none")).source("train")
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(MissingDataError, match=r"there is no folder '.*a\.txt', which is a file"):
+        Pictures(path=str(tmp_path / "a.txt")).source("train")
     with pytest.raises(MalformedDataError, match=r"0 images \(\.png"):
         Pictures(path=str(tmp_path)).source("train")
     with pytest.raises(ValueError, match="held_out"):
@@ -77,7 +80,7 @@ def test_all_that_cannot_be_read_is_told_at_once(folder):
     names = [f"broken{i}.png" for i in range(7)]
     for name in names:
         (folder / name).write_text("no picture")
-    with pytest.raises(MalformedDataError, match="is no image that can be read") as caught:
+    with pytest.raises(MalformedDataError, match="is no image that can be read: its format is unknown") as caught:
         Pictures(path=str(folder), test=str(folder / "trip"), size=8).source("train")
     assert sum(name in str(caught.value) for name in names) == files.NAMED
     assert "and 2 more of 47 files" in str(caught.value)

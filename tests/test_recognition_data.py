@@ -232,6 +232,7 @@ def test_a_folder_that_is_no_set_of_classes_says_why(tmp_path):
     own = {"test": str(other)}
     steps = [
         (lambda: None, {}, r"there is no folder '.*set'"),
+        (lambda: None, {"path": __file__}, r"there is no folder '.*\.py', which is a file"),
         (lambda: picture(path / "loose.png", 0), {}, "set holds no folders; each class is a folder"),
         (lambda: picture(path / "a/1.png", 0), {}, "set has only the class 'a'"),
         (lambda: (path / "b").mkdir(), {}, r"the class folder .*b has no image: none of .png, "),

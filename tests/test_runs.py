@@ -62,11 +62,12 @@ def stopped_at_three(experiment: Experiment, folder: Path, monkeypatch: pytest.M
     return caught.value
 
 
-def test_a_run_is_not_resumed_on_more_data_or_less(tmp_path, monkeypatch):
+def test_a_run_is_not_resumed_on_more_data_or_less(tmp_path, monkeypatch, capsys):
     file, folder = tmp_path / "number", tmp_path / "run"
     file.write_text("40")
-    experiment = replace(ONE, data=Points(path=str(file)))
+    experiment = replace(ONE, data=Points(path=str(file)), batch_size=48)
     stopped_at_three(experiment, folder, monkeypatch)
+    assert "an epoch of 40 examples (fewer than a batch of 48, which repeats them), " in capsys.readouterr().out
     file.write_text("41")
     with pytest.raises(UserError, match="a training split of 40 examples, which now has 41"):
         train(experiment, folder)

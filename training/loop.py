@@ -74,9 +74,10 @@ def _begun(plan: Plan, run: Run, store: Store) -> tuple[TrainState, dict[str, An
         print(f"resumed {folder} at step {first} of {experiment.steps}", flush=True)
     if first < experiment.steps and writes():
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        n, size = len(plan.batches.source), experiment.batch_size
-        few = f" (fewer than a batch of {size}, which repeats them)" if n < size else ""
-        size = f"an epoch of {n:,} examples{few}, {parameters:,} parameters"
+        examples = f"{len(plan.batches.source):,} examples"
+        if len(plan.batches.source) < experiment.batch_size:
+            examples += f" (fewer than a batch of {experiment.batch_size}, which repeats them)"
+        size = f"an epoch of {examples}, {parameters:,} parameters"
         print(f"{folder}: {size}; the first step is being compiled", flush=True)
     if plan.mesh.size > 1:
         shape = ", ".join(f"{axis} {size}" for axis, size in plan.mesh.shape.items())
