@@ -9,7 +9,8 @@ USAGE = """Trains EXPERIMENT, or resumes it where it stopped.
 
 EXPERIMENT is a name (python train.py --list) or a file of your own (my.py). Besides the settings below:
 
-  --workdir DIR   the run's folder; runs/EXPERIMENT by default. A folder that holds this run is resumed.
+  --workdir DIR   the run's folder; runs/EXPERIMENT by default. A folder that holds this run is resumed;
+                  what else is in it is left alone
   --restart       start over: delete the run in that folder first
   --tiny          the experiment's tiny form, which runs in seconds
   --profile A:B   a trace of steps A to B by jax's profiler, in the run's folder (ui.perfetto.dev shows it)

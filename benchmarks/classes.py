@@ -30,7 +30,7 @@ import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from benchmarks.timing import interleaved, quartiles
-from losses.class_sums import Settings
+from losses.class_chunks import Settings
 from losses.fused_head import HeadSGD, fused_step
 from losses.linear_cross_entropy import linear_cross_entropy
 from losses.margin_softmax import ArcFace

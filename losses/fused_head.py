@@ -17,22 +17,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from losses.class_sums import (
-    SPLIT_OF_SUMS,
+from losses.class_chunks import (
     ClassSums,
     Head,
     PerExample,
     Settings,
-    Split,
     chunk_of,
     chunks,
-    class_sums,
     gradient_of_chunk,
-    in_shard,
     negative_mask,
-    of_all,
-    on_shards,
 )
+from losses.class_mesh import Split
+from losses.class_sums import SPLIT_OF_SUMS, class_sums, in_shard, of_all, on_shards
 from losses.class_table import taken
 from losses.linear_cross_entropy import scaled, value_of
 from losses.margin_softmax import Step

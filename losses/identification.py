@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key
 
-from losses.class_sums import Settings
+from losses.class_chunks import Settings
 from losses.fused_head import HeadSGD, carried, fused_step
 from losses.linear_cross_entropy import linear_cross_entropy, prepared
 from losses.loss import Loss, Objective

@@ -18,7 +18,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, Float, Int, Key
 
-from losses.class_sums import ClassSums, Head, PerExample, Settings, class_sums, product
+from losses.class_chunks import ClassSums, Head, PerExample, Settings, product
+from losses.class_sums import class_sums
 from losses.margin_softmax import BinaryMargin, Margin, NormFace, Step
 from models.embedder import unit
 

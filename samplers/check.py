@@ -7,6 +7,7 @@ Every line ends in PASS or FAIL; the exit status is 1 if one failed and 2 if the
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path as File
@@ -33,7 +34,7 @@ PATHS: dict[str, Path] = {
     "cosine": Cosine(),
     "rectified": Rectified(),
     "sub_vp": SubVP(),
-    "ddpm": DDPMLinear(),
+    "ddpm_linear": DDPMLinear(),
     "edm": EDM(),
 }
 UNSTATED = "no order is stated, and any above 0.5 passes: state `order`, or say --order 2"
@@ -216,4 +217,8 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except BrokenPipeError:  # whoever read along has read enough; what is left is not written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from losses.class_sums import Settings
+from losses.class_chunks import Settings
 from losses.fused_head import HeadSGD, fused_step
 from losses.linear_cross_entropy import first_bias, linear_cross_entropy
 from losses.margin_softmax import ArcFace, SphereFace2

@@ -78,6 +78,10 @@ def test_objects_are_chosen_by_name_and_then_set():
     [
         (("--model.path", "vpp"), r"--model.path vpp: no Path of that name; did you mean vp"),
         (("--sampler.solver", "dim"), r"no Solver of that name; did you mean ddim"),
+        (("--sampler", "heun"), r"--sampler heun: did you mean --sampler.solver heun\?"),
+        (("--model", "cosine"), r"--model cosine: did you mean --model.path cosine\?"),
+        (("--lr", "3e-4"), r"there is no --lr; did you mean --optimizer.learning-rate\?"),
+        (("--nfe=10",), r"there is no --nfe; did you mean --sampler.steps\?"),
         (("--data", "digit"), r"no Dataset of that name; did you mean digits"),
         (("--data", "tfds"), r"--data tfds needs --data.name, after it"),
         (("--loss.weighting",), r"no Weighting of that name; there are edm, likelihood, min_snr, p2, sigmoid, uniform"),

@@ -103,6 +103,16 @@ def test_every_path_in_backquotes_is_there(page):
     assert not wrong
 
 
+@every_page
+def test_every_name_beside_a_file_is_in_it(page):
+    wrong = []
+    for path, names in re.findall(r"`(\w+/[\w/]+\.py)`((?:[,;] `[\w.]+`)+)", prose(page)):
+        text = (ROOT / path).read_text()
+        parts = [part for name in INLINE.findall(names) if "/" not in name for part in name.split(".")]
+        wrong += [(path, part) for part in parts if not re.search(rf"\b{part}\b", text)]
+    assert not wrong
+
+
 def test_every_picture_is_shown_and_none_is_large():
     linked = {((ROOT / page).parent / target).resolve() for page in PAGES for target in targets(page)}
     pictures = [*DOCS.glob("*.png"), *DOCS.glob("*.gif")]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from losses.class_sums import Settings
+from losses.class_chunks import Settings
 from losses.class_table import NO_CLASS, sampled, whole
 from losses.fused_head import HeadSGD, carried, fused_step
 from losses.linear_cross_entropy import first_bias, linear_cross_entropy

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from losses.class_sums import logits_of
+from losses.class_chunks import logits_of
 from losses.linear_cross_entropy import linear_cross_entropy, logit_of_target, scaled
 from losses.margin_softmax import (
     AdaFace,

@@ -24,7 +24,7 @@ def draw(model, sampler, keys=KEYS, **kwargs):
     return sampler(model, {"params": {}, "state": {}}, keys, None, (2,), **kwargs)
 
 
-@pytest.mark.parametrize("path", tiers(PATHS, first=("vp", "ddpm", "rectified")))
+@pytest.mark.parametrize("path", tiers(PATHS, first=("vp", "ddpm_linear", "rectified")))
 def test_ddim_of_eta_1_is_ddpm_of_the_smaller_variance(path):
     """On the full grid: the same table to 1e-9."""
     steps = 1000 if isinstance(path, DDPMLinear) else 200

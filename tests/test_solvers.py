@@ -288,7 +288,7 @@ def test_shifted_grid_is_sd3s_on_the_rectified_path_and_stays_in_range_elsewhere
 
 def test_leading_grid_is_that_of_ddims_code():
     """τ = 1, 101, … 901 of 1,000 in 10 steps; all of them in 1,000."""
-    path = PATHS["ddpm"]
+    path = PATHS["ddpm_linear"]
     np.testing.assert_allclose(Leading().knots(path, 10).t[:-1], np.arange(901, 0, -100) / 1000)
     np.testing.assert_allclose(Leading().knots(path, 1000).t[:-1], np.arange(1000, 0, -1) / 1000)
 

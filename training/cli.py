@@ -28,6 +28,13 @@ from training.mesh import Mesh
 
 EXPERIMENTS = Path(__file__).resolve().parent.parent / "experiments"
 HELP = {"-h", "--help"}
+ELSEWHERE = {  # what other codebases call a setting, and where it is here
+    "lr": ("optimizer", "learning_rate"),
+    "wd": ("optimizer", "weight_decay"),
+    "bs": ("batch_size",),
+    "epochs": ("steps",),
+    "nfe": ("sampler", "steps"),
+}
 T = TypeVar("T")
 
 
@@ -151,10 +158,16 @@ def parse(default: T, arguments: list[str], prog: str, description: str = "") ->
     """`default` with the command line's changes.
 
     Raises:
-      UserError: a name that is none of its family's, or a value that its dataclass refuses.
+      UserError: a name that is none of its family's, a setting by the name it has elsewhere, or a value that its
+        dataclass refuses.
       SystemExit: help was asked for (0), or a flag is unknown or of another type (2).
     """
     default, arguments = choose(default, arguments)
+    for flag in (word.partition("=")[0] for word in arguments if word.startswith("--")):
+        path = ELSEWHERE.get(flag[2:], ())
+        meant = [at for at in (path, path[-1:]) if _look_up(default, [*at])[0] is not None]  # sample.py has no sampler.
+        if meant:
+            raise UserError(f"there is no {flag}; did you mean --{'.'.join(meant[0]).replace('_', '-')}?")
     if HELP & {*arguments}:
         description += "\nTo be chosen by name:\n" + "\n".join(choices(default))
     try:
@@ -206,9 +219,18 @@ def choose(default: T, arguments: list[str]) -> tuple[T, list[str]]:
         if not equals:
             value = queue.pop(0) if queue and not queue[0].startswith("-") else ""
         none = optional and value in ("none", "None")  # a plain field's is None
-        new = None if none else member(flag, _family(owner, path[-1], current), value, queue)
+        family = _family(owner, path[-1], current)
+        if not none and value not in config.options(family) and (inner := _field_for(current, value)):
+            raise UserError(f"{flag} {value}: did you mean {flag}.{inner.replace('_', '-')} {value}?")
+        new = None if none else member(flag, family, value, queue)
         default = _replaced(default, path, new)
     return default, rest
+
+
+def _field_for(value: Any, wanted: str) -> str | None:
+    """The field of a dataclass that takes a member of that name."""
+    fields = config.field_names(type(value)) if dataclasses.is_dataclass(value) else []
+    return next((name for name in fields if wanted in config.options(_family(value, name, _item(value, name)))), None)
 
 
 def _look_up(value: Any, path: list[str]) -> tuple[Any, Any]:
