@@ -198,7 +198,7 @@ def _digits(where: Path, steps: int) -> Iterator[Density]:
 
 
 def _mnist(where: Path, steps: int) -> Iterator[Density]:
-    """MNIST: D = 784, 256 levels, 60,000 to train on, 1,000 held out; each row some minutes on two CPU cores.
+    """MNIST: D = 784, 256 levels, 60,000 to train on, 1,000 held out; rows of ten minutes to an hour on two CPU cores.
 
     The experiments' own steps take hours there. Fewer are one schedule of that length, not the beginning of a longer.
     """
