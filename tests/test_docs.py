@@ -23,6 +23,7 @@ import pytest
 import evaluate
 import sample
 from reproductions import reproduction
+from reproductions.densities import FOLDER, densities
 from samplers import check, own
 from samplers.catalogue import solvers
 from tests.conftest import tiers
@@ -227,6 +228,8 @@ def run(page: str, folder: str) -> Experiment:
         return load_experiment("digits_ddpm")
     if folder in runs():
         return trained(*runs()[folder])
+    if folder.startswith(f"{FOLDER.as_posix()}/"):  # of the table of likelihoods
+        return next(row.experiment for row in densities(Path(folder).parent.name) if row.folder.as_posix() == folder)
     name = folder.removeprefix("runs/")
     assert folder.startswith("runs/"), f"no command on any page makes {folder}"
     if name in cli.experiment_names():
