@@ -92,6 +92,13 @@ def test_wrong_choices_name_the_near_ones(arguments, message):
         cli(*arguments)
 
 
+def test_a_setting_by_its_name_elsewhere_is_told_its_name_here():
+    with pytest.raises(UserError, match=r"there is no --nfe; did you mean --steps\?"):
+        parse(digits.sampler, ["--nfe", "10"], "sample.py")
+    with pytest.raises(SystemExit):  # what has no such setting is not sent to one
+        parse(VP(), ["--nfe", "10"], "--model.path")
+
+
 def test_what_may_be_none_is_chosen_by_name_and_taken_away_by_none():
     arcface, partial = (load_experiment(name) for name in ("margin_omniglot_arcface", "partial_fc_synthetic"))
     found = parse(arcface, ["--loss.update", "head_sgd", "--loss.update.momentum", "0.5"], "train.py")
