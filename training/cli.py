@@ -165,7 +165,7 @@ def parse(default: T, arguments: list[str], prog: str, description: str = "") ->
     default, arguments = choose(default, arguments)
     for flag in (word.partition("=")[0] for word in arguments if word.startswith("--")):
         path = ELSEWHERE.get(flag[2:], ())
-        meant = [at for at in (path, path[-1:]) if _look_up(default, [*at])[0] is not None]  # sample.py has no sampler.
+        meant = [at for at in (path, path[-1:]) if _look_up(default, [*at])[0] is not None]  # sample.py: --steps
         if meant:
             raise UserError(f"there is no {flag}; did you mean --{'.'.join(meant[0]).replace('_', '-')}?")
     if HELP & {*arguments}:

@@ -57,9 +57,7 @@ class Experiment:
     seed: int = 0  # decides initial parameters, data order and all noise
     precision: Literal["float32", "bfloat16", "float16"] = "float32"  # compute dtype of nets that do not set their own
     loss_scaling: Dynamic | None = None  # of the loss before its gradient; float16 needs it, and nothing else does
-    remat: str = (
-        "none"  # gradient checkpointing of what sets none: none, dots, full, group(k), sqrt … (models/remat.py)
-    )
+    remat: str = "none"  # checkpointing of what sets none: none, dots, full, group(k), sqrt … (models/remat.py)
     mesh: Mesh = field(default_factory=Mesh)
     workers: int = 0  # processes that read the data; 0 reads in threads of this one
     on_nan: Literal["stop", "skip"] = "stop"  # at a step that is not finite: stop, or leave it out and count it
