@@ -45,5 +45,5 @@ def to_model_space(pixels: np.ndarray) -> Float[np.ndarray, "*s"]:
 
 
 def to_uint8(x: Float[np.ndarray, "*s"]) -> np.ndarray:
-    """[−1, 1] to uint8, rounded to the nearest level; values outside are clipped."""
-    return np.round((np.clip(x, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    """[−1, 1] to uint8, rounded to the nearest level; values outside are clipped, and what is no number is grey."""
+    return np.round((np.clip(np.nan_to_num(x), -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)

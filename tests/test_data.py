@@ -93,7 +93,7 @@ def test_one_eight_and_sixteen_bit_images_fill_the_range():
 def test_pixels_survive_the_round_trip():
     levels = np.arange(256, dtype=np.uint8)
     np.testing.assert_array_equal(to_uint8(to_model_space(levels)), levels)
-    np.testing.assert_array_equal(to_uint8(np.asarray([-3.0, 3.0])), [0, 255])
+    np.testing.assert_array_equal(to_uint8(np.asarray([-3.0, 3.0, np.inf, np.nan])), [0, 255, 255, 128])
 
 
 def test_images_are_cut_square_and_resized():
