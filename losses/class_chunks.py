@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from losses.class_table import NO_CLASS
 from losses.margin_softmax import BinaryMargin, Margin
@@ -84,19 +84,29 @@ def chunk_of(array: Array, turn: Any, size: int) -> tuple[Array, Any]:
     return jax.lax.dynamic_slice_in_dim(array, start, size), start
 
 
-def negative_mask(ids: Int[Array, " r"], label: Int[Array, " b"], turn: Any, size: int) -> Float[Array, "b c"]:
-    """1 where a chunk's row is of another class than the example's and in no chunk before, else 0."""
-    some, start = chunk_of(ids, turn, size)
-    fresh = (start + jnp.arange(size) >= turn * size) & (some != NO_CLASS)
-    return (fresh[None, :] & (some[None, :] != label[:, None])).astype(jnp.float32)
+class Chunk(NamedTuple):
+    """Some of W's rows."""
+
+    rows: Array
+    start: Any  # where they begin
+    fresh: Bool[Array, " c"]  # in no chunk before
+    counts: Float[Array, "b c"]  # 1 for a fresh row of another class than the example's, else 0
+
+
+def chunk_at(w: Head, ids: Int[Array, " r"], label: Int[Array, " b"], turn: Any, size: int) -> Chunk:
+    """A chunk of rows whose classes are `ids`."""
+    (rows, start), (some, _) = chunk_of(w, turn, size), chunk_of(ids, turn, size)
+    fresh = start + jnp.arange(size) >= turn * size
+    counts = (fresh & (some != NO_CLASS))[None, :] & (some[None, :] != label[:, None])
+    return Chunk(rows, start, fresh, counts.astype(jnp.float32))
 
 
 def with_chunk(
-    settings: Settings, sums: tuple[PerExample, PerExample, PerExample], u: Any, w: Any, bias: Any, counts: Any
+    settings: Settings, sums: tuple[PerExample, PerExample, PerExample], u: Any, chunk: Chunk, bias: Any
 ) -> tuple[PerExample, PerExample, PerExample]:
     """(1): (max z, l, Σ z) of the chunks so far and of this one; of a binary margin l is Σ log(1 + e^z)."""
-    max_logit, total, logit_sum = sums
-    z = logits_of(settings.margin, u, w, bias)
+    (max_logit, total, logit_sum), counts = sums, chunk.counts
+    z = logits_of(settings.margin, u, chunk.rows, bias)
     shown = jnp.where(counts > 0.0, z, LOWEST)
     above = jnp.maximum(max_logit, jnp.max(shown, axis=1))
     if settings.binary:
@@ -108,10 +118,11 @@ def with_chunk(
 
 
 def gradient_of_chunk(
-    settings: Settings, u: Any, w: Any, bias: Any, counts: Any, total: Any, slope: ClassSums
+    settings: Settings, u: Any, chunk: Chunk, bias: Any, total: Any, slope: ClassSums
 ) -> tuple[Array, Array, Array]:
     """(2): (du, dw, dbias) of one chunk, of Σ_i slope.total_i·total_i + slope.logit_sum_i·logit_sum_i."""
-    z, back = jax.vjp(lambda u, w, bias: logits_of(settings.margin, u, w, bias), u, w, bias)
+    counts = chunk.counts
+    z, back = jax.vjp(lambda u, w, bias: logits_of(settings.margin, u, w, bias), u, chunk.rows, bias)
     part = jax.nn.sigmoid(z) if settings.binary else jnp.exp(jnp.where(counts > 0.0, z - total[:, None], LOWEST))
     du, dw, dbias = back(
         counts * (slope.total[:, None] * part + (slope.logit_sum[:, None] if settings.smoothing else 0.0))

@@ -21,10 +21,9 @@ from losses.class_chunks import (
     Head,
     PerExample,
     Settings,
-    chunk_of,
+    chunk_at,
     chunks,
     gradient_of_chunk,
-    negative_mask,
     with_chunk,
 )
 from losses.class_mesh import Split, over_mesh, own
@@ -54,8 +53,7 @@ def forward(settings: Settings, u: Any, w: Any, bias: Any, table: Table, label: 
     turns, size = chunks(w, u.shape[0], settings.chunk)
 
     def body(sums: Any, turn: Any) -> tuple[Any, None]:
-        counts = negative_mask(table.ids, label, turn, size)
-        return with_chunk(settings, sums, u, chunk_of(w, turn, size)[0], bias, counts), None
+        return with_chunk(settings, sums, u, chunk_at(w, table.ids, label, turn, size), bias), None
 
     zeros = jnp.zeros(u.shape[0], u.dtype)
     (max_logit, total, logit_sum), _ = jax.lax.scan(body, (zeros + LOWEST, zeros, zeros), jnp.arange(turns))
@@ -96,11 +94,10 @@ def _local_gradient(
 
     def body(carry: Any, turn: Any) -> tuple[Any, None]:
         du, drows, dbias = carry
-        some, start = chunk_of(rows, turn, size)
-        counts = negative_mask(table.ids, label, turn, size)
-        du_, some, dbias_ = gradient_of_chunk(settings, u, some, bias, counts, total, slope)
-        some = some + jax.lax.dynamic_slice_in_dim(drows, start, size)
-        return (du + du_, jax.lax.dynamic_update_slice_in_dim(drows, some, start, 0), dbias + dbias_), None
+        chunk = chunk_at(rows, table.ids, label, turn, size)
+        du_, some, dbias_ = gradient_of_chunk(settings, u, chunk, bias, total, slope)
+        some = some + jax.lax.dynamic_slice_in_dim(drows, chunk.start, size)
+        return (du + du_, jax.lax.dynamic_update_slice_in_dim(drows, some, chunk.start, 0), dbias + dbias_), None
 
     (du, drows, dbias), _ = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, (u, rows, bias)), jnp.arange(turns))
     # Into the same array: a second one of W's size is what the gradient of a gather would take.

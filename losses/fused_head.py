@@ -17,16 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from losses.class_chunks import (
-    ClassSums,
-    Head,
-    PerExample,
-    Settings,
-    chunk_of,
-    chunks,
-    gradient_of_chunk,
-    negative_mask,
-)
+from losses.class_chunks import ClassSums, Head, PerExample, Settings, chunk_at, chunk_of, chunks, gradient_of_chunk
 from losses.class_mesh import Split
 from losses.class_sums import SPLIT_OF_SUMS, class_sums, in_shard, of_all, on_shards
 from losses.class_table import taken
@@ -81,9 +72,9 @@ def _local(
 
     def body(carry: Any, turn: Any) -> tuple[Any, None]:
         du, dbias, rows, moving = carry
-        (some, start), (before, _) = chunk_of(rows, turn, size), chunk_of(moving, turn, size)
-        counts = negative_mask(table.ids, label, turn, size)
-        du_, dw, dbias_ = gradient_of_chunk(settings, u, some, bias, counts, total, slope)
+        chunk, (before, _) = chunk_at(rows, table.ids, label, turn, size), chunk_of(moving, turn, size)
+        some, start = chunk.rows, chunk.start
+        du_, dw, dbias_ = gradient_of_chunk(settings, u, chunk, bias, total, slope)
         here = (place >= turn * size) & (place < start + size)
         at = jnp.where(here, place - start, size)
         after = update.momentum * before + dw + update.weight_decay * some
@@ -91,7 +82,7 @@ def _local(
         # may then read nothing of the other array, which it would have to copy first, whole, in every turn.
         after = after.at[at].add(slopes.astype(dw.dtype), mode="drop")
         # Rows that the last chunk has in common with the one before have had their step.
-        fresh = (start + jnp.arange(size) >= turn * size).reshape(-1, *[1] * (some.ndim - 1))
+        fresh = chunk.fresh.reshape(-1, *[1] * (some.ndim - 1))
         put = lambda array, part: jax.lax.dynamic_update_slice_in_dim(array, part, start, 0)  # noqa: E731
         rows = put(rows, jnp.where(fresh, some - rate * after, some))
         return (du + du_, dbias + dbias_, rows, put(moving, jnp.where(fresh, after, before))), None
